@@ -1,0 +1,1 @@
+//! `gateway call`: one request through a tunnel of its own, like curl.

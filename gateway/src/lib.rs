@@ -1,0 +1,6 @@
+//! The gateway in the cluster, and the connector outside of it.
+
+pub mod call;
+pub mod connect;
+pub mod serve;
+pub mod trust;

@@ -1,0 +1,1 @@
+//! The one place that builds outgoing HTTP clients: proxy, CA, deadlines, no redirects.

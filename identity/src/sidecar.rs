@@ -1,0 +1,1 @@
+//! The sidecar: managed-identity endpoints on loopback that unmodified Azure SDKs look for.
