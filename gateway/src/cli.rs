@@ -1,0 +1,113 @@
+//! The command line: one file per subcommand. Results go to standard output, everything else to standard error. Exit
+//! codes: 0 done or drained, 1 failed (or denied), 64 bad configuration or command line.
+
+mod call;
+mod connect;
+mod policy;
+mod serve;
+mod trust;
+
+use std::{io::Write, path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use daemon::config::{ConfigError, EXIT_BAD_CONFIG};
+
+/// Calls services inside a cluster that accepts no inbound connection.
+#[derive(Debug, Parser)]
+#[command(name = "gateway", version, about, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway in the cluster: end tunnels, decide by policy, call targets.
+    Serve(serve::Arguments),
+    /// Run the connector outside of the cluster: open tunnels, offer local ports.
+    Connect(connect::Arguments),
+    /// Send one request through a tunnel of its own, like curl.
+    Call(call::Arguments),
+    /// The cluster's identity, for those who must trust it.
+    Trust(trust::Arguments),
+    /// Questions to the policy.
+    Policy(policy::Arguments),
+}
+
+/// The config file of a subcommand.
+#[derive(Debug, Args)]
+struct ConfigFile {
+    /// The YAML config file. `CAUSEWAY_<KEY>__<KEY>=value` in the environment overrides single keys.
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Why a subcommand ended badly.
+#[derive(Debug)]
+enum Failed {
+    /// The configuration cannot be used: exit 64.
+    Config(ConfigError),
+    /// Anything else: exit 1.
+    Other(anyhow::Error),
+}
+
+impl From<ConfigError> for Failed {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+/// Runs the program.
+pub(crate) fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A failed write of the help text leaves nobody to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_BAD_CONFIG) } else { ExitCode::SUCCESS };
+        }
+    };
+    let outcome = match cli.command {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Connect(arguments) => connect::run(&arguments),
+        Command::Call(arguments) => call::run(&arguments),
+        Command::Trust(arguments) => trust::run(&arguments),
+        Command::Policy(arguments) => policy::run(&arguments),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(Failed::Config(error)) => {
+            complain(&error.to_string());
+            ExitCode::from(EXIT_BAD_CONFIG)
+        }
+        Err(Failed::Other(error)) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One message for people, on standard error.
+fn complain(message: &str) {
+    // Standard error is where failures are told; if it is closed there is nowhere else.
+    let _ = writeln!(std::io::stderr(), "gateway: {message}");
+}
+
+/// A result, on standard output.
+fn answer(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A runtime for a subcommand that talks to the network.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}

@@ -1,0 +1,19 @@
+//! `gateway call`.
+
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{ConfigFile, Failed};
+
+/// Arguments of `gateway call`.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    file: ConfigFile,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
+    let _ = &arguments.file.config;
+    todo!()
+}
