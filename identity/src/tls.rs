@@ -1,35 +1,43 @@
-//! TLS from files, reloaded on change: TLS 1.2 floor, one provider, ALPN always offered.
-use std::{path::PathBuf, sync::Arc};
+//! TLS from files, reloaded on change: TLS 1.2 floor with AEAD and ECDHE only, one provider, ALPN always offered, no
+//! 0-RTT, no key log (SD-17, SD-22). What a peer proves is read in [`peer`]; the identity of a cluster in [`cluster`].
+//! A file that cannot be used is named; a change that cannot be used leaves the last good configuration in force.
+pub mod cluster;
+pub mod peer;
+pub(crate) mod pem;
+mod server;
 
-use daemon::{config::SecretRef, shutdown::Shutdown};
-use rustls::{ClientConfig, RootCertStore, ServerConfig, crypto::CryptoProvider};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock},
+};
+
+use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
 use serde::Deserialize;
+
+pub use self::server::{ServerFiles, ServerTls};
 
 /// The one crypto provider: aws-lc-rs, hybrid post-quantum key exchange first.
 pub fn provider() -> Arc<CryptoProvider> {
-    todo!()
+    static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
+    PROVIDER.get_or_init(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider())).clone()
 }
 
-/// `tls: { cert: …, key: { file: … }, client_ca: … }`.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ServerFiles {
-    /// PEM chain, leaf first.
-    pub cert: PathBuf,
-    /// PEM private key.
-    pub key: SecretRef,
-    /// PEM CAs of client certificates; when set, a client certificate is verified if shown.
-    #[serde(default)]
-    pub client_ca: Option<PathBuf>,
+/// Makes [`provider`] the one that libraries find when they look for a process-wide default. Our own code passes it
+/// explicitly; call this first in `main`. Calling it again does nothing.
+pub fn install_provider() {
+    if CryptoProvider::get_default().is_none() {
+        // Losing a race means that another thread installed the same provider.
+        let _lost_race = provider().as_ref().clone().install_default();
+    }
 }
 
 /// `trust: { system: true, files: […] }`.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trust {
-    /// The system's roots.
+    /// Trust the system's roots; default true.
     pub system: bool,
-    /// PEM bundles beside them.
+    /// PEM bundles trusted beside them; default none.
     pub files: Vec<PathBuf>,
 }
 
@@ -43,51 +51,85 @@ impl Default for Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be used.
-    #[error("{path}: {message}")]
+    #[error("{path}: {message}", path = path.display())]
     File {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
         message: String,
     },
+    /// PEM text that did not come from a file cannot be used.
+    #[error("{message}")]
+    Pem {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// Files cannot be watched for changes.
+    #[error("certificate files cannot be watched")]
+    Watch(#[source] std::io::Error),
+    /// `system: true`, but the machine has no roots.
+    #[error(
+        "the system has no trusted root certificates: install ca-certificates, or set `system: false` and name files"
+    )]
+    NoSystemRoots,
+    /// A trust file names no usable CA.
+    #[error("trust for cluster {cluster}: {message}")]
+    Cluster {
+        /// Which cluster.
+        cluster: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
-/// A server configuration that follows its files: `current()` per connection.
-#[derive(Debug, Clone)]
-pub struct ServerTls {}
-
-impl ServerTls {
-    /// Loads now (errors are final) and follows the files; a broken change keeps the last good one and logs.
-    pub fn start(
-        files: &ServerFiles,
-        base: &std::path::Path,
-        alpn: &[&[u8]],
-        shutdown: &Shutdown,
-    ) -> Result<Self, TlsError> {
-        let _ = (files, base, alpn, shutdown);
-        todo!()
-    }
-
-    /// From PEM text in memory.
-    pub fn from_pem(cert: &str, key: &str, alpn: &[&[u8]]) -> Result<Self, TlsError> {
-        let _ = (cert, key, alpn);
-        todo!()
-    }
-
-    /// The configuration in force now.
-    pub fn current(&self) -> Arc<ServerConfig> {
-        todo!()
+impl TlsError {
+    fn file(path: &Path, message: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), message: message.to_string() }
     }
 }
 
-/// Roots from the trust section.
-pub fn roots(trust: &Trust, base: &std::path::Path) -> Result<RootCertStore, TlsError> {
-    let _ = (trust, base);
-    todo!()
+/// Roots from the trust section. Relative paths are below `base`. `system: false` without files gives no roots at all,
+/// and then no server verifies.
+pub fn roots(trust: &Trust, base: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    if trust.system {
+        let system = rustls_native_certs::load_native_certs();
+        let (added, ignored) = store.add_parsable_certificates(system.certs);
+        if ignored > 0 || !system.errors.is_empty() {
+            tracing::debug!(added, ignored, errors = system.errors.len(), "some system roots were left out");
+        }
+        if added == 0 && trust.files.is_empty() {
+            return Err(TlsError::NoSystemRoots);
+        }
+    }
+    for file in &trust.files {
+        let path = base.join(file);
+        let bytes = std::fs::read(&path).map_err(|error| TlsError::file(&path, error))?;
+        for der in pem::certificates(&bytes).map_err(|message| TlsError::file(&path, message))? {
+            add_root(&mut store, der).map_err(|message| TlsError::file(&path, message))?;
+        }
+    }
+    Ok(store)
+}
+
+fn add_root(store: &mut RootCertStore, der: CertificateDer<'_>) -> Result<(), String> {
+    store.add(der).map_err(|error| format!("holds a certificate that cannot be trusted: {error}"))
 }
 
 /// Client configuration with these roots and ALPN; TLS 1.2 floor.
 pub fn client(roots: RootCertStore, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-    let _ = (roots, alpn);
-    todo!()
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = protocols(alpn);
+    Arc::new(config)
 }
+
+fn protocols(alpn: &[&[u8]]) -> Vec<Vec<u8>> {
+    alpn.iter().map(|name| name.to_vec()).collect()
+}
+
+#[cfg(test)]
+mod tests;
