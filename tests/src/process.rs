@@ -1,0 +1,302 @@
+//! One real process: started, watched through its log, signalled, restarted, and killed when the test lets go of it.
+use std::{
+    ffi::OsString,
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinSet,
+};
+
+use crate::wait::{named, report};
+
+/// Lines of a process's log that are printed when a test fails: the last ones.
+const LINES_REPORTED: usize = 120;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// What it is called in reports.
+    pub name: String,
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Environment besides ours.
+    pub env: Vec<(String, OsString)>,
+    /// Where it runs.
+    pub directory: PathBuf,
+}
+
+/// A running (or ended) process.
+#[derive(Debug)]
+pub struct Process {
+    spec: Spec,
+    child: Child,
+    log: Log,
+    readers: JoinSet<()>,
+}
+
+impl Process {
+    /// Starts it. Standard error is its log; standard output is added to it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(spec: Spec) -> Self {
+        Self::start_with_log(spec, Log::default())
+    }
+
+    fn start_with_log(spec: Spec, log: Log) -> Self {
+        let mut child = Command::new(&spec.program)
+            .args(&spec.args)
+            .envs(spec.env.iter().map(|(name, value)| (name, value)))
+            // A developer's proxy settings or config overrides are not part of any test.
+            .env_remove("HTTPS_PROXY")
+            .env_remove("https_proxy")
+            .env_remove("HTTP_PROXY")
+            .env_remove("http_proxy")
+            .env_remove("RUST_LOG")
+            .current_dir(&spec.directory)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} cannot be started ({}): {error}", spec.name, spec.program.display()));
+        let mut readers = JoinSet::new();
+        if let Some(stderr) = child.stderr.take() {
+            readers.spawn(log.clone().read(stderr));
+        }
+        if let Some(stdout) = child.stdout.take() {
+            readers.spawn(log.clone().read(stdout));
+        }
+        Self { spec, child, log, readers }
+    }
+
+    /// Its log so far, all lives of the process together.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// The address that it logged when it had bound the port called `what`. Fails at once if the process ends instead.
+    ///
+    /// # Panics
+    /// When the process ends before it listens.
+    pub async fn address(&mut self, what: &str) -> SocketAddr {
+        self.addresses(what, 1).await[0]
+    }
+
+    /// The first `count` addresses that it logged under `what`, in the order of the log.
+    ///
+    /// # Panics
+    /// When the process ends before it listens on all of them.
+    pub async fn addresses(&mut self, what: &str, count: usize) -> Vec<SocketAddr> {
+        let name = self.spec.name.clone();
+        let log = self.log.clone();
+        let find = |entries: &[Entry]| {
+            let found: Vec<SocketAddr> = entries
+                .iter()
+                .filter(|entry| entry.message() == "listening" && entry.field("what").as_deref() == Some(what))
+                .filter_map(|entry| entry.field("address")?.parse().ok())
+                .take(count)
+                .collect();
+            (found.len() == count).then_some(found)
+        };
+        let listening = named(format!("{name} to listen on {what}"), log.wait(find));
+        tokio::select! {
+            biased;
+            found = listening => found,
+            status = self.child.wait() => panic!("{name} ended ({status:?}) instead of listening on {what}"),
+        }
+    }
+
+    /// Process id.
+    ///
+    /// # Panics
+    /// When it has ended.
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap_or_else(|| panic!("{} has ended", self.spec.name))
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// When there is no such process any more.
+    pub async fn terminate(&self) {
+        // Through the shell's own `kill`: sending a signal to another process needs unsafe code or one more crate.
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -TERM {}", self.id())).status().await;
+        assert!(sent.is_ok_and(|status| status.success()), "{} cannot be sent a signal", self.spec.name);
+    }
+
+    /// Waits until it has ended and its log is complete.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = named(format_args!("{} to end", self.spec.name), self.child.wait()).await;
+        while self.readers.join_next().await.is_some() {}
+        status.expect("a child can be waited for")
+    }
+
+    /// SIGTERM, and the exit code.
+    pub async fn stop(&mut self) -> Option<i32> {
+        self.terminate().await;
+        self.ended().await.code()
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.child.start_kill().expect("a child can be killed");
+        self.ended().await;
+    }
+
+    /// Starts it again, as it was or as `change` says; the log goes on.
+    pub fn start_again(&mut self) {
+        let next = Self::start_with_log(self.spec.clone(), self.log.clone());
+        *self = next;
+    }
+
+    /// Resident memory in bytes.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn resident(&self) -> u64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.id())).expect("a live process has a status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a status has VmRSS");
+        let kib: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("VmRSS is in KiB");
+        kib * 1024
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let lines = self.log.lines();
+            report(format_args!("---- {} ({} lines)", self.spec.name, lines.len()));
+            for line in lines.iter().skip(lines.len().saturating_sub(LINES_REPORTED)) {
+                report(format_args!("{line}"));
+            }
+        }
+    }
+}
+
+/// The log of one process. Cheap to clone.
+#[derive(Clone)]
+pub struct Log {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    grown: Arc<watch::Sender<usize>>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { entries: Arc::default(), grown: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").field("lines", &*self.grown.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    async fn read(self, from: impl AsyncRead + Unpin) {
+        let mut lines = BufReader::new(from).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let mut entries = self.entries.lock().expect("nothing panics while it holds the log");
+            entries.push(Entry::parse(line));
+            self.grown.send_replace(entries.len());
+        }
+    }
+
+    /// Lines as they came.
+    pub fn lines(&self) -> Vec<String> {
+        self.entries().into_iter().map(|entry| entry.line).collect()
+    }
+
+    /// All entries so far.
+    ///
+    /// # Panics
+    /// Never; the lock is held only to copy.
+    pub fn entries(&self) -> Vec<Entry> {
+        self.entries.lock().expect("nothing panics while it holds the log").clone()
+    }
+
+    /// How many lines there are: a mark for [`Log::since`].
+    pub fn mark(&self) -> usize {
+        *self.grown.borrow()
+    }
+
+    /// Entries after a mark.
+    pub fn since(&self, mark: usize) -> Vec<Entry> {
+        self.entries().split_off(mark)
+    }
+
+    /// Waits until `find` finds what it wants among all entries.
+    pub async fn wait<T>(&self, find: impl Fn(&[Entry]) -> Option<T>) -> T {
+        let mut grown = self.grown.subscribe();
+        loop {
+            grown.mark_unchanged();
+            if let Some(found) = find(&self.entries()) {
+                return found;
+            }
+            // The sender lives as long as this log.
+            grown.changed().await.expect("the log outlives whoever waits on it");
+        }
+    }
+
+    /// Waits for an entry after `mark` that `matches`.
+    pub async fn entry(&self, what: impl fmt::Display, mark: usize, matches: impl Fn(&Entry) -> bool) -> Entry {
+        named(
+            format_args!("log line: {what}"),
+            self.wait(|entries| entries.iter().skip(mark).find(|entry| matches(entry)).cloned()),
+        )
+        .await
+    }
+}
+
+/// One line of a log.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// As it was written.
+    pub line: String,
+    json: Value,
+}
+
+impl Entry {
+    fn parse(line: String) -> Self {
+        let json = serde_json::from_str(&line).unwrap_or(Value::Null);
+        Self { line, json }
+    }
+
+    /// A field as text, wherever the line has it.
+    pub fn field(&self, name: &str) -> Option<String> {
+        let value = self.json.get(name).or_else(|| self.json.get("fields")?.get(name))?;
+        Some(match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
+    }
+
+    /// The message; empty on a line that is not JSON.
+    pub fn message(&self) -> String {
+        self.field("message").unwrap_or_default()
+    }
+
+    /// Whether this is an access line.
+    pub fn is_access(&self) -> bool {
+        self.field("target").as_deref() == Some("access")
+            || self.json.get("target").and_then(Value::as_str) == Some("access")
+    }
+
+    /// Whether the line holds this text anywhere.
+    pub fn contains(&self, text: &str) -> bool {
+        self.line.contains(text)
+    }
+}

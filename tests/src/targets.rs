@@ -1,0 +1,108 @@
+//! TCP services that stand in the cluster, in the test's own process.
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+use crate::pattern::{self, Pattern};
+
+/// A service on loopback; it and its connections end when this is dropped.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it listens.
+    pub address: SocketAddr,
+    tasks: JoinSet<()>,
+}
+
+impl Target {
+    /// Sends back what comes, half-close included.
+    pub async fn echo() -> Self {
+        Self::serve(|mut stream| async move {
+            let (mut read, mut write) = stream.split();
+            tokio::io::copy(&mut read, &mut write).await?;
+            write.shutdown().await
+        })
+        .await
+    }
+
+    /// Takes or gives checksummed bytes: a request is one byte (`U` or `D`) and a length of 8 bytes, big-endian. After
+    /// `U` that many bytes follow, and the answer is their SHA-256; after `D` the answer is a [`Pattern`] of that length.
+    pub async fn checksum() -> Self {
+        Self::serve(|mut stream| async move {
+            while let Ok(direction) = stream.read_u8().await {
+                let length = stream.read_u64().await?;
+                if direction == b'U' {
+                    let digest = pattern::receive(&mut stream, length).await?;
+                    stream.write_all(digest.as_ref()).await?;
+                } else {
+                    Pattern::new(length).send(&mut stream).await?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Accepts connections and never answers, never reads.
+    pub async fn silent() -> Self {
+        Self::serve(|stream| async move {
+            let _held = stream;
+            std::future::pending().await
+        })
+        .await
+    }
+
+    async fn serve<F, Fut>(connection: F) -> Self
+    where
+        F: Fn(TcpStream) -> Fut + Send + 'static,
+        Fut: Future<Output = std::io::Result<()>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let connection = connection(stream);
+                // A connection that the other side breaks is the test's affair, not the target's.
+                connections.spawn(async move { drop(connection.await) });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, tasks }
+    }
+
+    /// Stops listening and drops every connection.
+    pub async fn stop(mut self) {
+        self.tasks.shutdown().await;
+    }
+}
+
+/// An address on which nobody listens, and nobody will: the port is bound, but not listening.
+#[derive(Debug)]
+pub struct Refusing {
+    /// Connections to it are refused.
+    pub address: SocketAddr,
+    _socket: tokio::net::TcpSocket,
+}
+
+impl Refusing {
+    /// Takes a port and leaves it closed.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().expect("sockets can be made");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("loopback has free ports");
+        Self { address: socket.local_addr().expect("a bound socket has an address"), _socket: socket }
+    }
+}
+
+impl Default for Refusing {
+    fn default() -> Self {
+        Self::new()
+    }
+}
