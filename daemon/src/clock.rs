@@ -2,8 +2,8 @@
 //! between processes the wall clock.
 use std::{
     fmt,
-    sync::Arc,
-    time::{Instant, SystemTime},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// Source of both readings.
@@ -30,6 +30,69 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that tests move by hand: `Manual::new(start)`, `advance(Duration)`, `step_wall(i64 seconds)`.
+/// A clock that tests move by hand. It stands still otherwise.
 #[derive(Debug)]
-pub struct Manual {}
+pub struct Manual {
+    readings: Mutex<(SystemTime, Instant)>,
+}
+
+impl Manual {
+    /// A clock that stands at `start`.
+    pub fn new(start: SystemTime) -> Self {
+        Self { readings: Mutex::new((start, Instant::now())) }
+    }
+
+    /// Lets time pass on both readings.
+    pub fn advance(&self, by: Duration) {
+        self.change(|(wall, monotonic)| (wall + by, monotonic + by));
+    }
+
+    /// Sets the wall clock forward or back by whole seconds, as an operator or NTP does; the monotonic reading stays.
+    pub fn step_wall(&self, seconds: i64) {
+        let by = Duration::from_secs(seconds.unsigned_abs());
+        self.change(|(wall, monotonic)| (if seconds < 0 { wall - by } else { wall + by }, monotonic));
+    }
+
+    fn change(&self, to: impl FnOnce((SystemTime, Instant)) -> (SystemTime, Instant)) {
+        let mut readings = self.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        *readings = to(*readings);
+    }
+
+    fn read(&self) -> (SystemTime, Instant) {
+        *self.readings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Clock for Manual {
+    fn now(&self) -> SystemTime {
+        self.read().0
+    }
+    fn instant(&self) -> Instant {
+        self.read().1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_stands_still_until_it_is_moved() {
+        let clock = Manual::new(SystemTime::UNIX_EPOCH);
+        let before = clock.instant();
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH);
+        clock.advance(Duration::from_secs(5));
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(5));
+        assert_eq!(clock.instant() - before, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn stepping_the_wall_clock_leaves_the_monotonic_one_alone() {
+        let clock = Manual::new(SystemTime::UNIX_EPOCH + Duration::from_secs(100));
+        let before = clock.instant();
+        clock.step_wall(-40);
+        clock.step_wall(10);
+        assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + Duration::from_secs(70));
+        assert_eq!(clock.instant(), before);
+    }
+}

@@ -70,6 +70,45 @@ pub fn parse<T: DeserializeOwned + Validate>(text: &str, path: &Path) -> Result<
     todo!()
 }
 
+/// Values laid over the file: environment, then flags.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {}
+
+impl Overrides {
+    /// From `CAUSEWAY_CONFIG__<KEY>__<KEY>=value`.
+    pub fn from_environment(
+        _variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Result<Self, ConfigError> {
+        todo!()
+    }
+    /// Then `--set key=value`.
+    pub fn and_flags(self, _flags: &[String]) -> Result<Self, ConfigError> {
+        todo!()
+    }
+}
+
+pub(crate) struct LoadedProgram<T> {
+    pub(crate) settings: crate::process::Settings,
+    pub(crate) loaded: Loaded<T>,
+}
+
+impl<T> LoadedProgram<T> {
+    pub(crate) fn effective<S: schemars::JsonSchema>(&self) -> String {
+        todo!()
+    }
+}
+
+pub(crate) fn load_program<T: DeserializeOwned + Validate>(
+    _path: &Path,
+    _overrides: &Overrides,
+) -> Result<LoadedProgram<T>, ConfigError> {
+    todo!()
+}
+
+pub(crate) fn load_settings(_path: &Path, _overrides: &Overrides) -> Result<crate::process::Settings, ConfigError> {
+    todo!()
+}
+
 /// Where a secret comes from: `{ file: … }` or `{ env: … }`, never the text itself.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema, PartialEq, Eq)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]

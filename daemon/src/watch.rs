@@ -1,15 +1,197 @@
 //! Files that change: snapshots of bytes, published when the content has really changed. Follows the atomic symlink
 //! swaps of Kubernetes volumes, and polls besides, for file systems that do not notify.
-use std::path::PathBuf;
+//!
+//! The kernel's notifications only say *look now*: what is published comes from reading the files again, so a missed,
+//! doubled or misleading notification costs at most [`POLL`]. Files are read in a thread of their own, never in the
+//! runtime; it ends when the last receiver is gone.
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
+use tracing::{debug, warn};
+
+/// Largest file that is followed. Certificates, keys, policies and key sets are kilobytes; anything above this is a
+/// mistake that must not fill memory.
+pub const FILE_MAX: u64 = 1024 * 1024;
+
+/// How often files are read without any notification; bounds how stale a snapshot can be.
+pub const POLL: Duration = Duration::from_secs(3);
+
+/// A change is read when nothing has moved for this long, so that two files written one after the other are mostly seen
+/// together.
+const QUIET: Duration = Duration::from_millis(50);
+
+/// But no later than this after its first notification, so that a folder that never rests is still followed.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+
+/// How soon the thread notices that nobody listens any more.
+const LONELY: Duration = Duration::from_millis(500);
 
 /// The content of a set of files, in the order they were named; `None` where a file is missing or unreadable.
 pub type Snapshot = Vec<Option<Bytes>>;
 
-/// Watches `paths` until every receiver is gone. The first snapshot is there at once.
-pub fn files(paths: Vec<PathBuf>) -> std::io::Result<watch::Receiver<Snapshot>> {
-    let _ = paths;
-    todo!()
+/// Watches `paths` until every receiver is gone. The first snapshot is there at once. A file above [`FILE_MAX`] counts
+/// as unreadable.
+///
+/// # Errors
+/// When no thread can be started. That the kernel does not notify is no error: then polling does it alone.
+pub fn files(paths: Vec<PathBuf>) -> io::Result<watch::Receiver<Snapshot>> {
+    follow(paths, POLL, true)
 }
+
+fn follow(paths: Vec<PathBuf>, poll: Duration, notified: bool) -> io::Result<watch::Receiver<Snapshot>> {
+    let (notify, notifications) = mpsc::sync_channel(1);
+    // Set up before the first reading, so that no change falls between the two.
+    let watcher = notified.then(|| Folders::new(notify.clone())).flatten();
+    let mut files = Files { complaints: vec![None; paths.len()], paths };
+    let (publish, receiver) = watch::channel(Snapshot::new());
+    let mut follower = Follower { watcher, notifications, poll, publish, _notify: notify };
+    follower.look(&mut files);
+    thread::Builder::new().name("file-watch".to_owned()).spawn(move || follower.run(&mut files))?;
+    Ok(receiver)
+}
+
+struct Follower {
+    watcher: Option<Folders>,
+    notifications: mpsc::Receiver<()>,
+    poll: Duration,
+    publish: watch::Sender<Snapshot>,
+    /// Keeps the channel open when there is no watcher.
+    _notify: mpsc::SyncSender<()>,
+}
+
+impl Follower {
+    fn run(&mut self, files: &mut Files) {
+        while self.wait() {
+            self.look(files);
+        }
+    }
+
+    /// Until it is time to look again; false when nobody listens any more.
+    fn wait(&self) -> bool {
+        let until = Instant::now() + self.poll;
+        loop {
+            if self.publish.is_closed() {
+                return false;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            if self.notifications.recv_timeout(left.min(LONELY)).is_ok() {
+                let latest = Instant::now() + QUIET_MAX;
+                while Instant::now() < latest && self.notifications.recv_timeout(QUIET).is_ok() {}
+                return true;
+            }
+        }
+    }
+
+    fn look(&mut self, files: &mut Files) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.cover(&files.paths);
+        }
+        let snapshot = files.read();
+        self.publish.send_if_modified(|current| {
+            let changed = *current != snapshot;
+            if changed {
+                *current = snapshot;
+            }
+            changed
+        });
+    }
+}
+
+/// The files, and what was last complained about, so that each trouble is logged once and not at every poll.
+struct Files {
+    paths: Vec<PathBuf>,
+    complaints: Vec<Option<String>>,
+}
+
+impl Files {
+    fn read(&mut self) -> Snapshot {
+        let read = self.paths.iter().zip(&mut self.complaints).map(|(path, complaint)| match read_bounded(path) {
+            Ok(bytes) => {
+                *complaint = None;
+                Some(bytes)
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if complaint.as_ref() != Some(&error) {
+                    warn!(path = %path.display(), %error, "file cannot be read");
+                    *complaint = Some(error);
+                }
+                None
+            }
+        });
+        read.collect()
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Bytes> {
+    // Opening a pipe that nobody writes to would block for ever.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {FILE_MAX} bytes")));
+    }
+    Ok(bytes.into())
+}
+
+/// Notifications for the folders that hold the files: a file that is replaced is a new one, its folder stays.
+struct Folders {
+    watcher: RecommendedWatcher,
+    covered: BTreeSet<PathBuf>,
+}
+
+impl Folders {
+    fn new(notify: mpsc::SyncSender<()>) -> Option<Self> {
+        let handler = move |event: notify::Result<notify::Event>| {
+            // Reading the files is itself an access event. A full channel means that a look is due anyway.
+            if !matches!(event, Ok(notify::Event { kind: notify::EventKind::Access(_), .. })) {
+                let _ = notify.try_send(());
+            }
+        };
+        match notify::recommended_watcher(handler) {
+            Ok(watcher) => Some(Self { watcher, covered: BTreeSet::new() }),
+            Err(error) => {
+                debug!(%error, "no file notifications here, polling alone");
+                None
+            }
+        }
+    }
+
+    /// The folder of each path as named, where Kubernetes swaps `..data`, and the folder it leads to.
+    fn cover(&mut self, paths: &[PathBuf]) {
+        let named = paths.iter().cloned();
+        let real = paths.iter().filter_map(|path| path.canonicalize().ok());
+        let folders: BTreeSet<_> = named.chain(real).filter_map(|path| folder_of(&path)).collect();
+        for gone in self.covered.difference(&folders) {
+            // It may have been deleted, which ended the watch already.
+            let _ = self.watcher.unwatch(gone);
+        }
+        let watched = |folder: &PathBuf| {
+            self.covered.contains(folder) || self.watcher.watch(folder, RecursiveMode::NonRecursive).is_ok()
+        };
+        self.covered = folders.into_iter().filter(watched).collect();
+    }
+}
+
+fn folder_of(path: &Path) -> Option<PathBuf> {
+    let folder = path.parent()?;
+    Some(if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+//! One answer per request, made from memory: which requests are listened to, and what they are told.
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header, uri::Authority};
+use http_body_util::Full;
+
+use super::{Readiness, Status};
+use crate::{
+    metrics::{self, Metrics},
+    shutdown::Shutdown,
+};
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// Everything an answer is made of.
+pub(super) struct View {
+    pub(super) address: SocketAddr,
+    pub(super) readiness: Readiness,
+    pub(super) metrics: Metrics,
+    pub(super) status: Status,
+    pub(super) shutdown: Shutdown,
+}
+
+impl View {
+    /// Looks at the head alone; a body is never read.
+    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let (status, kind, body) = self.decide(request);
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+        // Nothing here is for a browser to run, embed, sniff or keep.
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
+        headers.insert(header::CONTENT_SECURITY_POLICY, header::HeaderValue::from_static("default-src 'none'"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+
+    fn decide<B>(&self, request: &Request<B>) -> (StatusCode, &'static str, String) {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: this port changes nothing\n");
+        }
+        if let Err(why) = host_is_ours(request) {
+            return text(StatusCode::MISDIRECTED_REQUEST, why);
+        }
+        match request.uri().path() {
+            "/livez" => text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.readyz(request.uri().query() == Some("verbose")),
+            "/statusz" | "/metrics" if !is_loopback(self.address.ip()) => {
+                text(StatusCode::FORBIDDEN, "only on a loopback address; here /livez and /readyz answer\n")
+            }
+            "/statusz" => (StatusCode::OK, JSON, format!("{:#}\n", (self.status)())),
+            "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
+            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /readyz?verbose, /statusz and /metrics\n"),
+        }
+    }
+
+    fn readyz(&self, verbose: bool) -> (StatusCode, &'static str, String) {
+        let standing = self.readiness.standing();
+        let draining = self.shutdown.is_draining();
+        let ready = !draining && standing.iter().all(|item| item.waiting.is_none());
+        let mut body = String::from(if ready { "ready\n" } else { "not ready\n" });
+        if draining {
+            body.push_str("- draining\n");
+        }
+        for item in &standing {
+            // Writing to a String does not fail.
+            let _ = match (&item.waiting, item.took) {
+                (Some(why), _) => writeln!(body, "- {}: {why}", item.name),
+                (None, _) if !verbose => Ok(()),
+                (None, Some(took)) => writeln!(body, "+ {}: after {} ms", item.name, took.as_millis()),
+                (None, None) => writeln!(body, "+ {}", item.name),
+            };
+        }
+        text(if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<String>) -> (StatusCode, &'static str, String) {
+    (status, TEXT, body.into())
+}
+
+/// A web page that gets its own name to resolve to this address (DNS rebinding) still sends that name. Addresses and
+/// `localhost` cannot be taken over like that, so nothing else is answered.
+fn host_is_ours<B>(request: &Request<B>) -> Result<(), &'static str> {
+    const REFUSED: &str = "Host must be localhost or an IP address\n";
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err("exactly one Host is needed\n");
+    };
+    let named = Authority::try_from(host.as_bytes()).map_err(|_| REFUSED)?;
+    let asked = request.uri().authority();
+    if std::iter::once(&named).chain(asked).all(|authority| is_local_name(authority.host())) {
+        Ok(())
+    } else {
+        Err(REFUSED)
+    }
+}
+
+fn is_local_name(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<IpAddr>().is_ok()
+        || bare.is_some_and(|host| host.parse::<Ipv6Addr>().is_ok())
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}

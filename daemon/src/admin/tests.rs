@@ -1,0 +1,160 @@
+//! The admin port over real sockets.
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+struct Served {
+    address: SocketAddr,
+    readiness: Readiness,
+    shutdown: Shutdown,
+    task: JoinSet<()>,
+}
+
+async fn serve_on(address: &str) -> Served {
+    let admin = Admin::bind(address.parse().unwrap()).await.unwrap();
+    let (address, readiness, shutdown) = (admin.address(), Readiness::default(), Shutdown::new());
+    let status: Status = Arc::new(|| json!({ "listeners": 2 }));
+    let mut task = JoinSet::new();
+    task.spawn(admin.serve(readiness.clone(), Metrics::new("causeway_test"), status, shutdown.clone()));
+    Served { address, readiness, shutdown, task }
+}
+
+impl Served {
+    async fn raw(&self, request: &str) -> String {
+        let port = self.address.port();
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    async fn get(&self, target: &str) -> String {
+        self.raw(&format!("GET {target} HTTP/1.1\r\nHost: {}\r\n\r\n", self.address)).await
+    }
+}
+
+fn status_of(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+fn body_of(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").unwrap().1
+}
+
+#[tokio::test]
+async fn readyz_names_what_it_waits_for() {
+    let served = serve_on("127.0.0.1:0").await;
+    let (policy, ports) = (served.readiness.guard("policy"), served.readiness.guard("ports"));
+    ports.ready();
+    let answer = served.get("/readyz").await;
+    assert_eq!(status_of(&answer), "503");
+    assert!(body_of(&answer).contains("- policy: waiting"), "{answer}");
+    assert!(!answer.contains("ports"), "{answer}");
+    policy.ready();
+    assert_eq!(status_of(&served.get("/readyz").await), "200");
+    let verbose = served.get("/readyz?verbose").await;
+    assert!(verbose.contains("+ policy: after") && verbose.contains("+ ports: after"), "{verbose}");
+}
+
+#[tokio::test]
+async fn draining_makes_it_unready_but_leaves_it_alive_until_the_end() {
+    let mut served = serve_on("127.0.0.1:0").await;
+    served.shutdown.begin();
+    let answer = served.get("/readyz").await;
+    assert_eq!(status_of(&answer), "503");
+    assert!(body_of(&answer).contains("draining"), "{answer}");
+    assert_eq!(status_of(&served.get("/livez").await), "200");
+    served.shutdown.force();
+    served.task.join_next().await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn loopback_serves_status_and_metrics_with_browser_proof_headers() {
+    let served = serve_on("127.0.0.1:0").await;
+    let status = served.get("/statusz").await;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(body_of(&status)).unwrap(), json!({ "listeners": 2 }));
+    for header in ["content-security-policy: default-src 'none'", "x-content-type-options: nosniff", "no-store"] {
+        assert!(status.contains(header), "{header} in {status}");
+    }
+    let metrics = served.get("/metrics").await;
+    assert!(metrics.contains("application/openmetrics-text") && metrics.ends_with("# EOF\n"), "{metrics}");
+    assert!(!metrics.to_lowercase().contains("access-control"), "{metrics}");
+}
+
+#[tokio::test]
+async fn other_addresses_serve_health_alone() {
+    let served = serve_on("0.0.0.0:0").await;
+    assert_eq!(status_of(&served.get("/livez").await), "200");
+    assert_eq!(status_of(&served.get("/readyz").await), "200");
+    assert_eq!(status_of(&served.get("/statusz").await), "403");
+    assert_eq!(status_of(&served.get("/metrics").await), "403");
+}
+
+#[tokio::test]
+async fn a_foreign_host_is_refused() {
+    let served = serve_on("127.0.0.1:0").await;
+    for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "a@localhost@b", ""] {
+        let answer = served.raw(&format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_ne!(status_of(&answer), "200", "{host}");
+    }
+    for host in ["localhost", "LOCALHOST:1", "127.0.0.1", "[::1]:8080", "10.1.2.3:9000"] {
+        let answer = served.raw(&format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(status_of(&answer), "200", "{host}");
+    }
+}
+
+#[tokio::test]
+async fn absent_doubled_or_contradicting_hosts_are_refused() {
+    let served = serve_on("127.0.0.1:0").await;
+    for head in [
+        "GET /livez HTTP/1.1\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        "GET http://evil.example/livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    ] {
+        assert_eq!(status_of(&served.raw(head).await), "421", "{head}");
+    }
+}
+
+#[tokio::test]
+async fn only_get_and_head_are_answered() {
+    let served = serve_on("127.0.0.1:0").await;
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"] {
+        let answer = served.raw(&format!("{method} /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert_eq!(status_of(&answer), "405", "{method}");
+        assert!(answer.contains("allow: GET, HEAD"), "{answer}");
+    }
+    let head = served.raw("HEAD /statusz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!((status_of(&head), body_of(&head)), ("200", ""));
+}
+
+#[tokio::test]
+async fn an_oversized_head_is_refused() {
+    let served = serve_on("127.0.0.1:0").await;
+    let answer =
+        served.raw(&format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nA: {}\r\n\r\n", "a".repeat(9000))).await;
+    assert_eq!(status_of(&answer), "431");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_says_nothing_is_cut_off() {
+    let served = serve_on("127.0.0.1:0").await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let began = tokio::time::Instant::now();
+    let mut answer = Vec::new();
+    // How it is told matters less than that it ends.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(began.elapsed() <= CONNECTION_DEADLINE + Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn silent_peers_up_to_the_limit_do_not_stop_it_from_ending() {
+    let mut served = serve_on("127.0.0.1:0").await;
+    let mut held = Vec::new();
+    for _ in 0..CONNECTIONS_MAX + 4 {
+        held.push(TcpStream::connect(served.address).await.unwrap());
+    }
+    served.shutdown.force();
+    served.task.join_next().await.unwrap().unwrap();
+}

@@ -1,0 +1,110 @@
+//! Watching real files.
+use std::{fs, os::unix::fs::symlink};
+
+use super::*;
+
+/// Longer than any test may take to see a change; shorter than the runner's patience.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// With notifications alone (polling would come too late for the test), and with polling alone.
+const NOTIFIED: (Duration, bool) = (Duration::from_secs(600), true);
+const POLLED: (Duration, bool) = (Duration::from_millis(10), false);
+
+async fn until(receiver: &mut watch::Receiver<Snapshot>, wanted: &[Option<&str>]) {
+    let wanted: Vec<_> = wanted.iter().map(|text| text.map(|text| Bytes::copy_from_slice(text.as_bytes()))).collect();
+    let seen = receiver.wait_for(|snapshot| *snapshot == wanted);
+    tokio::time::timeout(PATIENCE, seen).await.expect("the change is seen").unwrap();
+}
+
+#[test]
+fn the_first_snapshot_is_there_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("a"), "one").unwrap();
+    let receiver = files(vec![folder.path().join("a"), folder.path().join("missing")]).unwrap();
+    assert_eq!(*receiver.borrow(), [Some(Bytes::from("one")), None]);
+}
+
+#[tokio::test]
+async fn rewritten_replaced_created_and_removed_files_are_seen() {
+    for (poll, notified) in [NOTIFIED, POLLED] {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        fs::write(&a, "one").unwrap();
+        let mut receiver = follow(vec![a.clone(), b.clone()], poll, notified).unwrap();
+        fs::write(&a, "two").unwrap();
+        until(&mut receiver, &[Some("two"), None]).await;
+        fs::write(folder.path().join("new"), "three").unwrap();
+        fs::rename(folder.path().join("new"), &a).unwrap();
+        until(&mut receiver, &[Some("three"), None]).await;
+        fs::write(&b, "beta").unwrap();
+        until(&mut receiver, &[Some("three"), Some("beta")]).await;
+        fs::remove_file(&a).unwrap();
+        until(&mut receiver, &[None, Some("beta")]).await;
+    }
+}
+
+/// How the kubelet updates a volume: a new folder, then `..data` is renamed over.
+fn swap(volume: &Path, generation: &str, content: &str) {
+    fs::create_dir(volume.join(generation)).unwrap();
+    fs::write(volume.join(generation).join("tls.crt"), content).unwrap();
+    symlink(generation, volume.join("..data_tmp")).unwrap();
+    fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn atomic_swaps_of_a_kubernetes_volume_are_seen_each_time() {
+    for (poll, notified) in [NOTIFIED, POLLED] {
+        let volume = tempfile::tempdir().unwrap();
+        swap(volume.path(), "..2026_01", "one");
+        symlink("..data/tls.crt", volume.path().join("tls.crt")).unwrap();
+        let mut receiver = follow(vec![volume.path().join("tls.crt")], poll, notified).unwrap();
+        until(&mut receiver, &[Some("one")]).await;
+        swap(volume.path(), "..2026_02", "two");
+        until(&mut receiver, &[Some("two")]).await;
+        fs::remove_dir_all(volume.path().join("..2026_01")).unwrap();
+        swap(volume.path(), "..2026_03", "three");
+        until(&mut receiver, &[Some("three")]).await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_content_written_again_is_not_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let (same, other) = (folder.path().join("same"), folder.path().join("other"));
+    fs::write(&same, "one").unwrap();
+    let mut receiver = follow(vec![same.clone(), other.clone()], POLLED.0, POLLED.1).unwrap();
+    receiver.mark_unchanged();
+    fs::write(&same, "one").unwrap();
+    fs::write(&other, "two").unwrap();
+    receiver.changed().await.unwrap();
+    assert_eq!(*receiver.borrow_and_update(), [Some(Bytes::from("one")), Some(Bytes::from("two"))]);
+}
+
+#[tokio::test]
+async fn a_file_above_the_limit_counts_as_unreadable() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large");
+    fs::write(&path, vec![b'a'; FILE_MAX as usize]).unwrap();
+    let mut receiver = follow(vec![path.clone()], POLLED.0, POLLED.1).unwrap();
+    assert_eq!(receiver.borrow()[0].as_ref().map(Bytes::len), Some(FILE_MAX as usize));
+    fs::write(&path, vec![b'a'; FILE_MAX as usize + 1]).unwrap();
+    until(&mut receiver, &[None]).await;
+}
+
+#[test]
+fn what_is_not_a_regular_file_is_not_opened() {
+    let error = read_bounded(Path::new("/dev/zero")).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+}
+
+#[tokio::test]
+async fn the_thread_ends_with_its_last_receiver() {
+    let folder = tempfile::tempdir().unwrap();
+    let (notify, notifications) = mpsc::sync_channel(1);
+    let (publish, receiver) = watch::channel(Snapshot::new());
+    let mut follower = Follower { watcher: None, notifications, poll: POLL, publish, _notify: notify };
+    drop(receiver);
+    let mut files = Files { paths: vec![folder.path().join("a")], complaints: vec![None] };
+    // Returns instead of looking for ever.
+    tokio::task::spawn_blocking(move || follower.run(&mut files)).await.unwrap();
+}
