@@ -1,1 +1,215 @@
-//! The one place that builds outgoing HTTP clients: proxy, CA, deadlines, no redirects.
+//! The one place that builds outgoing HTTP clients: our TLS provider and roots, the proxy from the environment (never
+//! for loopback, whatever the environment says), a deadline and a bound for every body, no redirects, no retries.
+//! Plain HTTP goes to loopback only. A failure names the host and the cause, never a query, a header or a body.
+use std::{error::Error as _, net::IpAddr, path::Path, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use reqwest::{Client, RequestBuilder, redirect};
+use url::{Host, Url};
+
+use crate::tls::{self, TlsError, Trust};
+
+/// A connection that is not there after this long will not come.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Token and key endpoints are asked every few minutes at most; an idle connection would only be found dead.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What one exchange may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For everything, from the look-up of the name to the last byte of the body.
+    pub deadline: Duration,
+    /// Largest body taken, in bytes.
+    pub body: usize,
+}
+
+/// An answer, whatever its status; redirects are answers too.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Header fields.
+    pub headers: HeaderMap,
+    /// The whole body, within its limit.
+    pub body: Bytes,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The text is no URL that we would ask.
+    #[error("{url}: {message}")]
+    Url {
+        /// The URL without its query.
+        url: String,
+        /// What is wrong with it.
+        message: &'static str,
+    },
+    /// Roots could not be loaded.
+    #[error("no HTTP client can be built")]
+    Tls(#[from] TlsError),
+    /// The client library refused its configuration.
+    #[error("no HTTP client can be built: {0}")]
+    Build(String),
+    /// The deadline passed.
+    #[error("{host} did not answer within {} s", .deadline.as_secs_f32())]
+    Deadline {
+        /// Who.
+        host: String,
+        /// How long was waited.
+        deadline: Duration,
+    },
+    /// No connection, or it broke.
+    #[error("{host} cannot be reached: {cause}")]
+    Unreachable {
+        /// Who.
+        host: String,
+        /// The chain of causes, in one line.
+        cause: String,
+    },
+    /// The body is larger than it may be.
+    #[error("{host} answered with more than {limit} bytes")]
+    TooLarge {
+        /// Who.
+        host: String,
+        /// The bound.
+        limit: usize,
+    },
+}
+
+/// Parses a URL and refuses what must not carry a secret: plain HTTP beyond loopback, user names, other schemes.
+pub fn checked(text: &str) -> Result<Url, HttpError> {
+    let short = || text.split(['?', '#']).next().unwrap_or_default().chars().take(200).collect();
+    let refuse = |message| HttpError::Url { url: short(), message };
+    let url = Url::parse(text).map_err(|_| refuse("is not a URL"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(HttpError::Url { url: "(with credentials)".into(), message: "a URL must not hold credentials" });
+    }
+    match url.scheme() {
+        "https" if url.host().is_some() => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        "http" => Err(refuse("plain http is for loopback only; use https")),
+        _ => Err(refuse("must begin with https://")),
+    }
+}
+
+/// Whether the host of a URL is this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+        None => false,
+    }
+}
+
+/// An HTTP client. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct HttpClient {
+    proxied: Client,
+    straight: Client,
+}
+
+impl HttpClient {
+    /// A client that trusts these roots; relative paths are below `base`.
+    pub fn new(trust: &Trust, base: &Path) -> Result<Self, HttpError> {
+        let tls = tls::client(tls::roots(trust, base)?, &[b"http/1.1"]);
+        let builder = || {
+            Client::builder()
+                .tls_backend_preconfigured(tls.as_ref().clone())
+                .user_agent(concat!("causeway-identity/", env!("CARGO_PKG_VERSION")))
+                .redirect(redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .connect_timeout(CONNECT_DEADLINE)
+                .pool_idle_timeout(IDLE)
+                .pool_max_idle_per_host(1)
+                .http1_only()
+        };
+        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| HttpError::Build(causes(&error)));
+        Ok(Self { proxied: build(builder())?, straight: build(builder().no_proxy())? })
+    }
+
+    /// A client for one endpoint: roots are loaded only if the endpoint is asked over TLS. `ca` is a PEM file trusted
+    /// beside the system's roots.
+    pub fn for_endpoint(endpoint: &Url, ca: Option<&Path>, base: &Path) -> Result<Self, HttpError> {
+        let tls = endpoint.scheme() == "https";
+        let files = ca.filter(|_| tls).map(Path::to_owned).into_iter().collect();
+        Self::new(&Trust { system: tls, files }, base)
+    }
+
+    /// GET.
+    pub async fn get(&self, url: &Url, limits: Limits) -> Result<Answer, HttpError> {
+        exchange(self.client(url).get(url.clone()).header(header::ACCEPT, "application/json"), url, limits).await
+    }
+
+    /// POST of a form. The fields may be secrets: they go into the body and nowhere else.
+    pub async fn post_form(&self, url: &Url, fields: &[(&str, &str)], limits: Limits) -> Result<Answer, HttpError> {
+        let form: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
+        let request = self
+            .client(url)
+            .post(url.clone())
+            .header(header::ACCEPT, "application/json")
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .body(form);
+        exchange(request, url, limits).await
+    }
+
+    fn client(&self, url: &Url) -> &Client {
+        if is_loopback(url) { &self.straight } else { &self.proxied }
+    }
+}
+
+async fn exchange(request: RequestBuilder, url: &Url, limits: Limits) -> Result<Answer, HttpError> {
+    let host = || url.host_str().unwrap_or_default().to_owned();
+    let broken = |error: reqwest::Error| match error.is_timeout() {
+        true => HttpError::Deadline { host: host(), deadline: limits.deadline },
+        false => HttpError::Unreachable { host: host(), cause: causes(&error) },
+    };
+    let mut response = request.timeout(limits.deadline).send().await.map_err(broken)?;
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        if body.len() + chunk.len() > limits.body {
+            return Err(HttpError::TooLarge { host: host(), limit: limits.body });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+}
+
+/// The innermost causes in one line. The outermost error is left out, because it repeats the URL.
+fn causes(error: &reqwest::Error) -> String {
+    let mut texts = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        texts.push(cause.to_string());
+        next = cause.source();
+    }
+    texts.dedup();
+    if texts.is_empty() { "the exchange failed".to_owned() } else { texts.join(": ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_for_loopback_only() {
+        for good in ["https://login.example.com/x", "http://127.0.0.1:8080/", "http://[::1]/", "http://localhost:1/"] {
+            checked(good).unwrap();
+        }
+        for bad in ["http://example.com/", "http://127.0.0.1.example.com/", "ftp://127.0.0.1/", "keys.json", "http://"]
+        {
+            assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_refused_url_is_told_without_query_or_credentials() {
+        let error = checked("http://example.com/keys?sig=hunter2").unwrap_err().to_string();
+        assert!(error.contains("example.com/keys") && !error.contains("hunter2"), "{error}");
+        assert!(!checked("https://me:hunter2@example.com").unwrap_err().to_string().contains("hunter2"));
+    }
+}

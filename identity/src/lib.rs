@@ -2,6 +2,7 @@
 //! the one cache, and the sidecar.
 
 pub mod ca;
+pub mod chance;
 pub mod http_client;
 pub mod jwt;
 pub mod principal;
@@ -10,3 +11,6 @@ pub mod secret;
 pub mod sidecar;
 pub mod tls;
 pub mod token;
+
+#[cfg(test)]
+mod testing;
