@@ -14,5 +14,6 @@ pub mod recorder;
 pub mod targets;
 pub mod token_endpoint;
 pub mod tokens;
+pub mod topology;
 
 pub mod wait;
