@@ -5,9 +5,16 @@ use causeway_tests::{
     curl::Curl,
     nginx::{self, Nginx},
     pattern::{Pattern, hex},
+    process::Entry,
+    tokens::Algorithm,
+    topology::{Face, Topology},
     wait::within,
 };
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    process::Command,
+};
 
 const LIMIT: Duration = Duration::from_secs(90);
 
@@ -98,4 +105,124 @@ async fn what_is_expected_holds_without_anything_between() {
         fetch_sees_the_service(&base, None).await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_sees_the_service_in_direct_mode() {
+    within(LIMIT, async {
+        let topology = Topology::direct().await;
+        curl_through(&topology).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn curl_sees_the_service_through_a_relay() {
+    within(LIMIT, async {
+        let topology = Topology::relay().await;
+        curl_through(&topology).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_sees_the_service_in_direct_mode() {
+    within(LIMIT, async {
+        let topology = Topology::direct().await;
+        let token = topology.site.issuer.valid();
+        fetch_sees_the_service(&topology.connector.url(Face::Caller), Some(&token)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fetch_sees_the_service_through_a_relay() {
+    within(LIMIT, async {
+        let topology = Topology::relay().await;
+        let token = topology.site.issuer.valid();
+        fetch_sees_the_service(&topology.connector.url(Face::Caller), Some(&token)).await;
+    })
+    .await;
+}
+
+/// Both signature algorithms, and each request leaves one access line at the gateway that names subject and actor.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_is_logged_once_with_both_principals() {
+    within(LIMIT, async {
+        let topology = Topology::direct().await;
+        let issuer = &topology.site.issuer;
+        for (path, token) in [
+            ("/echo?by=es256", issuer.sign(Algorithm::Es256, &issuer.claims())),
+            ("/echo?by=rs256", issuer.sign(Algorithm::Rs256, &issuer.claims())),
+        ] {
+            let mark = topology.gateway.log().mark();
+            let url = format!("{}{path}", topology.connector.url(Face::Caller));
+            let answer = Curl::new(url).bearer(&token).run().await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            let line = topology.gateway.log().entry("the request's access line", mark, Entry::is_access).await;
+            assert!(line.contains("tests/tester") && line.contains("tests/connector"), "{}", line.line);
+            assert!(line.contains("/echo") && !line.contains("by="), "path without query: {}", line.line);
+            assert!(!line.contains(&token), "{}", line.line);
+            let lines = topology.gateway.log().since(mark).into_iter().filter(Entry::is_access).count();
+            assert_eq!(lines, 1);
+        }
+    })
+    .await;
+}
+
+/// What is ours is removed, what is the application's arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_sees_the_applications_fields_and_none_of_ours() {
+    within(LIMIT, async {
+        let topology = Topology::direct().await;
+        let token = topology.site.issuer.valid();
+        let answer = Curl::new(format!("{}/fields", topology.connector.url(Face::Caller)))
+            .header(format!("Causeway-Authorization: Bearer {token}"))
+            .header("Causeway-Anything: forged")
+            .header("Authorization: Basic application")
+            .header("X-Application: kept")
+            .header("X-Forwarded-For: 203.0.113.7")
+            .run()
+            .await;
+        let seen = answer.text();
+        assert_eq!(answer.status, 200, "{seen}");
+        assert!(seen.contains(&format!("host: {}\n", topology.site.target(Face::Caller))), "{seen}");
+        assert!(seen.contains("authorization: Basic application\n"), "{seen}");
+        assert!(seen.contains("x-application: kept\n"), "{seen}");
+        assert!(seen.contains("causeway-authorization: \n") && seen.contains("causeway-anything: \n"), "{seen}");
+        assert!(!seen.contains("203.0.113.7") && !seen.contains(&token), "{seen}");
+    })
+    .await;
+}
+
+/// Half-close is kept: the service sees the end of what was sent, and its answer still arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tcp_stream_ends_each_direction_for_itself() {
+    within(LIMIT, async {
+        let topology = Topology::relay().await;
+        let mut stream = TcpStream::connect(topology.connector.address(Face::Echo)).await.unwrap();
+        let payload = Pattern::new(300_000).bytes();
+        let (mut read, mut write) = stream.split();
+        let mut back = Vec::new();
+        let (sent, received) = tokio::join!(
+            async {
+                write.write_all(&payload).await?;
+                write.shutdown().await
+            },
+            read.read_to_end(&mut back)
+        );
+        sent.unwrap();
+        received.unwrap();
+        assert!(back == payload, "{} of {} bytes came back", back.len(), payload.len());
+    })
+    .await;
+}
+
+async fn curl_through(topology: &Topology) {
+    let token = topology.site.issuer.valid();
+    let site = &topology.site;
+    curl_sees_the_service(&topology.connector.url(Face::Caller), Some(&token), &site.nginx.web(), site.path()).await;
+    // The face that speaks as the connector needs no token.
+    let answer = Curl::new(topology.connector.url(Face::Web)).run().await;
+    assert_eq!((answer.status, answer.text().as_str()), (200, nginx::HELLO));
 }

@@ -2,6 +2,14 @@
 //!
 //! Each module is one claim about the whole; the tests' names, read aloud, are the specification.
 
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, in its own helpers too")]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails, in its own functions too")]
 
+mod bad_input;
+mod bulk;
 mod clients;
+mod cold_start;
+mod command_line;
+mod privacy;
+mod recovery;
+mod shutdown;
+mod sidecar;

@@ -68,21 +68,8 @@ impl Pki {
     }
 
     /// A TLS client that trusts this CA alone.
-    ///
-    /// # Panics
-    /// When the CA's certificate does not work.
     pub fn connector(&self, alpn: &[&[u8]]) -> tokio_rustls::TlsConnector {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(self.certificate()) {
-            roots.add(certificate).expect("the CA is a root");
-        }
-        let mut config = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("the provider has the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Arc::new(config).into()
+        connector(self.certificate(), alpn)
     }
 }
 
@@ -90,6 +77,24 @@ impl Default for Pki {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A TLS client that trusts these CAs alone.
+///
+/// # Panics
+/// When a certificate does not work.
+pub fn connector(roots_pem: &str, alpn: &[&[u8]]) -> tokio_rustls::TlsConnector {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(roots_pem) {
+        roots.add(certificate).expect("the CA is a root");
+    }
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config).into()
 }
 
 fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {

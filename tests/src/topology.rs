@@ -17,12 +17,16 @@ use crate::{
     process::Process,
     programs,
     targets::{Refusing, Target},
+    token_endpoint::{CLIENT_ID, CLIENT_SECRET, TENANT},
     tokens::{ISSUER, Issuer, SUBJECT},
     wait::{private_loopback, until},
 };
 
 /// The cluster's id.
 pub const CLUSTER: &str = "factory-a";
+
+/// What callers of a sidecar must show.
+pub const IDENTITY_HEADER: &str = "an-identity-header-that-must-not-be-logged";
 
 /// The subject that the connector itself has.
 pub const CONNECTOR: &str = "connector";
@@ -176,6 +180,11 @@ impl Site {
 
     /// Starts a listener between a relay and a gateway.
     pub fn listener(&self, relay: SocketAddr, gateway: SocketAddr) -> Process {
+        self.write_listener(relay, gateway);
+        programs::start("listener", "relay", self.path(), ["listen", "-c", "listener.yaml"])
+    }
+
+    fn write_listener(&self, relay: SocketAddr, gateway: SocketAddr) {
         self.write(
             "listener.yaml",
             &format!(
@@ -189,24 +198,31 @@ log: {{ level: debug }}
 "
             ),
         );
-        programs::start("listener", "relay", self.path(), ["listen", "-c", "listener.yaml"])
     }
 
     /// Starts a connector that goes straight to a gateway.
     pub async fn direct_connector(&self, gateway: SocketAddr) -> Connector {
-        self.connector(&format!("direct: wss://{gateway}")).await
+        self.connector(&direct_way(gateway)).await
     }
 
     /// Starts a connector that goes through a relay.
     pub async fn relay_connector(&self, relay: SocketAddr) -> Connector {
-        self.connector(&format!(
-            "hybrid_connection: sb://{relay}/{CLUSTER}
-        credential: {{ sas: {{ rule: {CLUSTER}-send, key: {{ file: send.key }} }} }}"
-        ))
-        .await
+        self.connector(&relay_way(relay, CLUSTER)).await
     }
 
-    async fn connector(&self, way: &str) -> Connector {
+    /// Starts a connector with this way to the cluster.
+    pub async fn connector(&self, way: &str) -> Connector {
+        self.write_connector(way);
+        let mut process = programs::start("connector", "gateway", self.path(), ["connect", "-c", "connector.yaml"]);
+        let http = process.addresses("face-http", 5).await;
+        let tcp = process.addresses("face-tcp", 3).await;
+        let faces: Vec<_> = http.into_iter().chain(tcp).collect();
+        self.pin("connector.yaml", "127.0.0.1".parse().expect("an address"), &faces);
+        let admin = process.address("admin").await;
+        Connector { process, faces, admin }
+    }
+
+    fn write_connector(&self, way: &str) {
         let mut config = format!(
             "clusters:
   {CLUSTER}:
@@ -224,13 +240,62 @@ faces:
         }
         config.push_str("admin: { address: 127.0.0.1:0 }\nlog: { level: debug }\n");
         self.write("connector.yaml", &config);
-        let mut process = programs::start("connector", "gateway", self.path(), ["connect", "-c", "connector.yaml"]);
-        let http = process.addresses("face-http", 5).await;
-        let tcp = process.addresses("face-tcp", 3).await;
-        let faces: Vec<_> = http.into_iter().chain(tcp).collect();
-        self.pin("connector.yaml", "127.0.0.1".parse().expect("an address"), &faces);
-        let admin = process.address("admin").await;
-        Connector { process, faces, admin }
+    }
+
+    /// Starts a sidecar whose tokens come from this endpoint, and gives its port.
+    pub async fn sidecar(&self, endpoint: SocketAddr) -> (Process, SocketAddr) {
+        self.write_sidecar(endpoint);
+        let mut sidecar = programs::start("sidecar", "identity", self.path(), ["sidecar", "-c", "sidecar.yaml"]);
+        let address = sidecar.address("sidecar").await;
+        (sidecar, address)
+    }
+
+    fn write_sidecar(&self, endpoint: SocketAddr) {
+        self.write("client.secret", CLIENT_SECRET);
+        self.write("header.secret", IDENTITY_HEADER);
+        self.write(
+            "sidecar.yaml",
+            &format!(
+                "listen: 127.0.0.1:0
+token:
+  source: client_secret
+  authority: https://{endpoint}
+  tenant: {TENANT}
+  client_id: {CLIENT_ID}
+  client_secret: {{ file: client.secret }}
+  ca: ca.pem
+faces: {{ app_service: {{ header: {{ file: header.secret }} }} }}
+admin: {{ address: 127.0.0.1:0 }}
+log: {{ level: debug }}
+"
+            ),
+        );
+    }
+
+    /// Writes a config file of every program, for those who only read them.
+    pub async fn prepare_all(&self) {
+        let nobody = self.refusing.address;
+        self.write_listener(nobody, nobody);
+        self.write_connector(&relay_way(nobody, CLUSTER));
+        self.write_sidecar(nobody);
+        let (mut gateway, _) = self.gateway().await;
+        self.export_trust().await;
+        gateway.kill().await;
+    }
+
+    /// The CA certificate in the trust file, PEM.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn cluster_ca(&self) -> String {
+        let text =
+            std::fs::read_to_string(self.file(&format!("{CLUSTER}.trust.yaml"))).expect("the trust file is there");
+        let start = text.find("-----BEGIN CERTIFICATE").expect("a trust file holds a certificate");
+        let end = text[start..].find("-----END CERTIFICATE-----").expect("a certificate ends") + start;
+        // However YAML wraps it, PEM is lines without indentation.
+        let body = text[start..end].replace("\\n", "\n");
+        let lines: Vec<_> = body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        format!("{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     /// Where a face leads, by names that only the gateway can resolve.
@@ -246,10 +311,14 @@ faces:
         }
     }
 
-    /// Writes the ports that the kernel chose in place of the first `:0` of this address.
+    /// Writes the ports that the kernel chose in place of the first `:0` of this address; a file that has its ports
+    /// already stays as it is.
     fn pin(&self, file: &str, ip: IpAddr, addresses: &[SocketAddr]) {
+        let open = format!("{ip}:0");
         for address in addresses {
-            self.edit(file, &format!("{ip}:0"), &address.to_string());
+            if std::fs::read_to_string(self.file(file)).is_ok_and(|text| text.contains(&open)) {
+                self.edit(file, &open, &address.to_string());
+            }
         }
     }
 
@@ -260,7 +329,7 @@ faces:
         }
         format!(
             "cluster: {CLUSTER}
-listen: {{ address: {ip}:0 }}
+listen: {{ address: {ip}:0, names: [\"{ip}\"] }}
 identity: {{ directory: identity }}
 networks:
   hosts: {{ web.test: 127.0.0.1, echo.test: 127.0.0.1, checksum.test: 127.0.0.1, refusing.test: 127.0.0.1, denied.test: 127.0.0.1 }}
@@ -319,6 +388,19 @@ log: {{ level: debug }}
     }
 }
 
+/// The way straight to a gateway.
+pub fn direct_way(gateway: SocketAddr) -> String {
+    format!("direct: wss://{gateway}")
+}
+
+/// The way through a hybrid connection of a relay.
+pub fn relay_way(relay: SocketAddr, path: &str) -> String {
+    format!(
+        "hybrid_connection: sb://{relay}/{path}
+        credential: {{ sas: {{ rule: {CLUSTER}-send, key: {{ file: send.key }} }} }}"
+    )
+}
+
 /// A running connector.
 #[derive(Debug)]
 pub struct Connector {
@@ -371,6 +453,7 @@ pub struct Topology {
     pub gateway_address: SocketAddr,
     /// The relay and its listener; none in direct mode.
     pub relay: Option<(Process, Process)>,
+    relay_address: Option<SocketAddr>,
     /// What it all stands on.
     pub site: Site,
 }
@@ -383,7 +466,7 @@ impl Topology {
         site.export_trust().await;
         let connector = site.direct_connector(gateway_address).await;
         connector.ready().await;
-        Self { connector, gateway, gateway_address, relay: None, site }
+        Self { connector, gateway, gateway_address, relay: None, relay_address: None, site }
     }
 
     /// Connector → relay ⇐ listener → gateway.
@@ -397,6 +480,21 @@ impl Topology {
         ready("listener", admin).await;
         let connector = site.relay_connector(relay_address).await;
         connector.ready().await;
-        Self { connector, gateway, gateway_address, relay: Some((relay, listener)), site }
+        Self {
+            connector,
+            gateway,
+            gateway_address,
+            relay: Some((relay, listener)),
+            relay_address: Some(relay_address),
+            site,
+        }
+    }
+
+    /// The relay's address.
+    ///
+    /// # Panics
+    /// In direct mode.
+    pub fn relay_address(&self) -> SocketAddr {
+        self.relay_address.expect("this topology has a relay")
     }
 }
