@@ -203,3 +203,37 @@ fn der_value(der: &[u8]) -> (&[u8], &[u8]) {
     };
     (&der[start + length..], &der[start..start + length])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use daemon::{clock::SystemClock, shutdown::Shutdown};
+    use identity::jwt::{AuthenticatorConfig, Authenticators};
+
+    use super::*;
+
+    async fn verifier(issuer: &Issuer, folder: &std::path::Path, shutdown: &Shutdown) -> Authenticators {
+        std::fs::write(folder.join("jwks.json"), issuer.jwks()).unwrap();
+        let config: AuthenticatorConfig = serde_json::from_value(json!({
+            "issuer": ISSUER, "audience": issuer.audience, "jwks": { "file": "jwks.json" },
+        }))
+        .unwrap();
+        let all = BTreeMap::from([("tests".to_owned(), config)]);
+        Authenticators::start(&all, folder, Arc::new(SystemClock), shutdown).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn good_tokens_are_good_and_each_bad_one_is_bad() {
+        let (folder, shutdown) = (tempfile::tempdir().unwrap(), Shutdown::new());
+        let issuer = Issuer::new("causeway://factory-a");
+        let verifier = verifier(&issuer, folder.path(), &shutdown).await;
+        for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
+            let principal = verifier.verify(&issuer.sign(algorithm, &issuer.claims())).await.unwrap();
+            assert_eq!(principal.to_string(), format!("tests/{SUBJECT}"));
+        }
+        for (reason, token) in issuer.bad() {
+            assert!(verifier.verify(&token).await.is_err(), "{reason}");
+        }
+    }
+}
