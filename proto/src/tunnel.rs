@@ -2,9 +2,19 @@
 
 pub mod client;
 pub mod failure;
+pub mod method;
 pub mod receive;
 pub mod server;
 pub mod settings;
+
+mod inbound;
+mod liveness;
+mod lost;
+mod message;
+mod other;
+mod send;
+mod status;
+mod window;
 
 /// Messages and service traits generated from `tunnel.proto`.
 #[allow(missing_docs, clippy::all, clippy::pedantic, clippy::nursery, unreachable_pub)]
@@ -29,3 +39,6 @@ pub const SUBPROTOCOL: &str = "causeway.v1";
 
 /// The one HTTP path on which the tunnel port upgrades.
 pub const UPGRADE_PATH: &str = "/causeway/v1/tunnel";
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,40 @@
 //! The gateway's end of a tunnel.
+//!
+//! [`Server::next`] gives calls as they arrive and drives the connection meanwhile; each call is then handled in a task
+//! of its own. What is no gRPC call at all is answered here.
+use std::{
+    fmt,
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
 use bytes::Bytes;
-use http::HeaderMap;
+use h2::{Reason, RecvStream, server::SendResponse};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{client::ConnectionError, failure::Failure, pb, receive::Receiver, settings::Settings};
+pub use super::other::Other;
+use super::{
+    client::ConnectionError,
+    failure::{Code, Failure},
+    inbound::Inbound,
+    liveness::{Liveness, Observed},
+    lost,
+    message::{Chunk, Decoder},
+    method, pb,
+    receive::Receiver,
+    send::Outbound,
+    settings::{Settings, connection_window},
+    status,
+    window::{Meter, Pace},
+};
 
 /// Accepts calls on one connection.
-#[derive(Debug)]
 pub struct Server<IO> {
-    _io: std::marker::PhantomData<IO>,
+    connection: h2::server::Connection<Observed<IO>, Chunk>,
+    liveness: Liveness,
+    pace: Arc<Pace>,
 }
 
 /// A call that arrived.
@@ -20,25 +46,93 @@ pub enum Call {
     Other(Other),
 }
 
-/// Starts HTTP/2 as the server on a transport.
+/// Starts HTTP/2 as the server on a transport. Returns when the peer's preface has come.
+///
+/// # Errors
+/// If the peer does not speak HTTP/2, or the transport fails. There is no deadline here.
 pub async fn accept<IO>(io: IO, settings: Settings) -> Result<Server<IO>, ConnectionError>
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let _ = (io, settings);
-    todo!()
+    let pace = Arc::new(Pace::new(settings.stream_window));
+    let io = Observed::new(io);
+    let mut liveness = io.liveness(&settings, pace.clone());
+    let mut connection = settings.server().handshake(io).await?;
+    liveness.start(connection.ping_pong());
+    Ok(Server { connection, liveness, pace })
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
     /// The next call; drives the whole connection, so it must be polled until it gives `None` (closed in good order).
-    /// Cancel-safe.
+    /// Cancel-safe. An error is the end, too.
     pub async fn next(&mut self) -> Option<Result<Call, ConnectionError>> {
-        todo!()
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// GOAWAY: calls in flight go on, new ones are refused. Keep polling `next`.
     pub fn drain(&mut self) {
-        todo!()
+        self.connection.graceful_shutdown();
+    }
+
+    /// Last measured PING round trip.
+    pub fn round_trip(&self) -> Option<std::time::Duration> {
+        self.pace.round_trip()
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Call, ConnectionError>>> {
+        if let Some(window) = self.pace.wanted() {
+            // Fails while the peer has not acknowledged the previous one: then it stays wanted.
+            if self.connection.set_initial_window_size(window).is_ok() {
+                self.connection.set_target_window_size(connection_window(window));
+                self.pace.set(window);
+            }
+        }
+        loop {
+            let Poll::Ready(accepted) = self.connection.poll_accept(cx) else {
+                return self.liveness.poll(cx).map(|()| Some(Err(ConnectionError::Dead)));
+            };
+            let (request, respond) = match accepted {
+                Some(Ok(accepted)) => accepted,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => return Poll::Ready(None),
+            };
+            if let Some(call) = self.call(request, respond) {
+                return Poll::Ready(Some(Ok(call)));
+            }
+        }
+    }
+
+    /// Sorts what arrived; `None` if it was answered here.
+    fn call(&self, request: Request<RecvStream>, mut respond: SendResponse<Chunk>) -> Option<Call> {
+        let (mut head, body) = request.into_parts();
+        method::protect(&mut head.headers);
+        if head.method != Method::POST || !status::is_grpc(&head.headers) {
+            let mut response = Response::new(());
+            *response.status_mut() = if head.method == Method::POST {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            } else {
+                StatusCode::METHOD_NOT_ALLOWED
+            };
+            // Fails only if the peer has reset the stream.
+            let _ = respond.send_response(response, true);
+            return None;
+        }
+        if head.uri.path() != method::FORWARD_PATH {
+            return Some(Call::Other(Other::new(head, body, respond)));
+        }
+        let inbound = Inbound::request(body, Decoder::streaming());
+        let receiver = Receiver::new(inbound, Meter::new(self.pace.clone()), None);
+        Some(Call::Forward(Forward {
+            metadata: head.headers,
+            receiver,
+            sender: Sender { reply: Reply::Head(respond) },
+        }))
+    }
+}
+
+impl<IO> fmt::Debug for Server<IO> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("pace", &self.pace).finish_non_exhaustive()
     }
 }
 
@@ -55,65 +149,100 @@ pub struct Forward {
 
 /// The sending half of our direction. Dropped without `finish` or `fail`, the stream is reset and the caller sees `Internal`.
 #[derive(Debug)]
-pub struct Sender {}
+pub struct Sender {
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    /// Nothing was sent yet.
+    Head(SendResponse<Chunk>),
+    Messages(Outbound),
+    Over,
+}
 
 impl Sender {
     /// Sends any message but data: `head`, `connected`.
+    ///
+    /// # Errors
+    /// When the caller has reset the stream, the tunnel broke, or the message is larger than any peer takes.
     pub async fn message(&mut self, message: pb::ForwardResponse) -> Result<(), Failure> {
-        let _ = message;
-        todo!()
+        let message = Chunk::message(&message)?;
+        self.outbound()?.chunk(message, false).await
     }
 
-    /// Sends payload, waiting for credit.
+    /// Sends payload, waiting for credit. Not cancel-safe: after dropping the future nobody knows how much was sent.
+    ///
+    /// # Errors
+    /// When the caller has reset the stream or the tunnel broke.
     pub async fn data(&mut self, payload: Bytes) -> Result<(), Failure> {
-        let _ = payload;
-        todo!()
+        self.outbound()?.data(payload).await
     }
 
     /// Ends our direction.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message).
     pub async fn fin(&mut self, fin: pb::Fin) -> Result<(), Failure> {
-        let _ = fin;
-        todo!()
+        self.message(pb::ForwardResponse { part: Some(pb::forward_response::Part::Fin(fin)) }).await
     }
 
     /// Both directions are done: status OK.
-    pub fn finish(self) {
-        todo!()
+    pub fn finish(mut self) {
+        self.end(status::ok());
     }
 
     /// The call failed: status with `ErrorInfo`.
-    pub fn fail(self, failure: &Failure) {
-        let _ = failure;
-        todo!()
+    pub fn fail(mut self, failure: &Failure) {
+        self.end(status::failed(failure));
     }
 
     /// Resolves when the caller has reset the stream or the tunnel is gone.
     pub async fn cancelled(&mut self) {
-        todo!()
+        poll_fn(|cx| match &mut self.reply {
+            Reply::Head(respond) => respond.poll_reset(cx).map(drop),
+            Reply::Messages(outbound) => outbound.poll_cancelled(cx).map(drop),
+            Reply::Over => Poll::Pending,
+        })
+        .await;
+    }
+
+    fn outbound(&mut self) -> Result<&mut Outbound, Failure> {
+        if let Reply::Head(respond) = &mut self.reply {
+            let stream = respond.send_response(status::head(), false).map_err(|error| gone(respond, &error))?;
+            self.reply = Reply::Messages(Outbound::new(stream));
+        }
+        match &mut self.reply {
+            Reply::Messages(outbound) => Ok(outbound),
+            Reply::Head(_) | Reply::Over => Err(Failure::perhaps(Code::Internal, "the call is over")),
+        }
+    }
+
+    fn end(&mut self, trailers: HeaderMap) {
+        match std::mem::replace(&mut self.reply, Reply::Over) {
+            // Fails only if the caller has reset the stream.
+            Reply::Head(mut respond) => drop(respond.send_response(status::trailers_only(trailers), true)),
+            Reply::Messages(mut outbound) => outbound.trailers(trailers),
+            Reply::Over => {}
+        }
     }
 }
 
-/// Any call but `Forward`, for services that tonic generated.
-#[derive(Debug)]
-pub struct Other {
-    /// Request head (path and metadata).
-    pub head: http::request::Parts,
+impl Drop for Sender {
+    fn drop(&mut self) {
+        match &mut self.reply {
+            Reply::Head(respond) => respond.send_reset(Reason::INTERNAL_ERROR),
+            Reply::Messages(outbound) => outbound.reset(Reason::INTERNAL_ERROR),
+            Reply::Over => {}
+        }
+    }
 }
 
-impl Other {
-    /// Runs a tonic-generated service (any `tower` service over [`Body`]) and streams its answer back.
-    pub async fn serve<S>(self, service: S)
-    where
-        S: tower_service::Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>>,
-        S::Error: std::fmt::Display,
-    {
-        let _ = service;
-        todo!()
-    }
-
-    /// Answers with a failure at once.
-    pub fn fail(self, failure: &Failure) {
-        let _ = failure;
-        todo!()
+/// Why a response head could not be sent.
+fn gone(respond: &mut SendResponse<Chunk>, error: &h2::Error) -> Failure {
+    match respond.poll_reset(&mut Context::from_waker(std::task::Waker::noop())) {
+        Poll::Ready(Ok(reason)) => lost::reset(reason, true),
+        Poll::Ready(Err(error)) => lost::stream(&error),
+        Poll::Pending => lost::stream(error),
     }
 }
