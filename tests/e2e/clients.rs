@@ -145,6 +145,36 @@ async fn fetch_sees_the_service_through_a_relay() {
     .await;
 }
 
+/// A page with a script of its own that fetches: navigation, subresource and fetch, as a browser sends them.
+#[tokio::test(flavor = "multi_thread")]
+async fn chromium_loads_a_page_through_a_relay() {
+    within(LIMIT, async {
+        let topology = Topology::relay().await;
+        let web = topology.site.nginx.web();
+        std::fs::write(web.join("page.html"), "<!doctype html><p id=p>unscripted</p><script src=page.js></script>").unwrap();
+        std::fs::write(
+            web.join("page.js"),
+            "fetch('data.json').then(a => a.json()).then(d => { document.getElementById('p').textContent = 'loaded ' + d.n })",
+        )
+        .unwrap();
+        std::fs::write(web.join("data.json"), "{ \"n\": 42 }").unwrap();
+        let output = Command::new("chromium")
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--dump-dom"])
+            // It is to talk to us and to nobody else.
+            .args(["--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .arg(format!("--user-data-dir={}", topology.site.file("chromium").display()))
+            .arg("--virtual-time-budget=10000")
+            .arg(format!("{}/page.html", topology.connector.url(Face::Web)))
+            .kill_on_drop(true)
+            .output()
+            .await
+            .expect("chromium is installed; `tests/run setup` does it");
+        let page = String::from_utf8_lossy(&output.stdout);
+        assert!(page.contains("loaded 42"), "{page}");
+    })
+    .await;
+}
+
 /// Both signature algorithms, and each request leaves one access line at the gateway that names subject and actor.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_is_logged_once_with_both_principals() {
