@@ -1,19 +1,28 @@
 //! What the pieces cost that every byte or every stream goes through. Compiled with the tests, run by hand:
 //! `cargo bench -p causeway-tests --bench pieces`.
-#![expect(missing_docs, clippy::unwrap_used, reason = "a bench is a program, and fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "a bench is a program, and fails by panicking")]
 
-use std::{collections::BTreeMap, hint::black_box, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use causeway_tests::tokens::{ISSUER, Issuer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use daemon::{clock::SystemClock, shutdown::Shutdown};
+use http::HeaderMap;
 use identity::jwt::{AuthenticatorConfig, Authenticators};
-use proto::ws::{
-    Role,
-    frame::{Decoder, Event, Header, Opcode},
+use proto::{
+    tunnel::{client, pb, receive::Part, server, settings::Settings},
+    ws::{
+        Role,
+        frame::{Decoder, Event, Header, Opcode},
+    },
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, task::JoinSet};
 
 /// Payload of a full frame as tunnels send it.
 const FRAME: usize = 64 * 1024;
@@ -59,7 +68,8 @@ fn tokens(c: &mut Criterion) {
     }))
     .unwrap();
     let all = BTreeMap::from([("bench".to_owned(), config)]);
-    let verifier = runtime.block_on(Authenticators::start(&all, folder.path(), Arc::new(SystemClock), &shutdown)).unwrap();
+    let verifier =
+        runtime.block_on(Authenticators::start(&all, folder.path(), Arc::new(SystemClock), &shutdown)).unwrap();
     let token = issuer.valid();
     let mut group = c.benchmark_group("token");
     group.bench_function("verdict from the cache", |b| {
@@ -80,5 +90,86 @@ fn tokens(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(pieces, frames, tokens);
+/// Messages through a whole tunnel in memory, and a stream opened and ended.
+fn tunnel(c: &mut Criterion) {
+    const CHUNK: usize = proto::limits::DATA_SENT_MAX;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut group = c.benchmark_group("tunnel");
+    group.throughput(Throughput::Bytes(CHUNK as u64));
+    group.bench_function("one data message", |b| {
+        b.iter_custom(|messages| runtime.block_on(time_stream(messages, Bytes::from(vec![7; CHUNK]))));
+    });
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("one stream", |b| {
+        b.iter_custom(|streams| {
+            runtime.block_on(async {
+                let (client, mut tasks) = pair().await;
+                let start = Instant::now();
+                for _ in 0..streams {
+                    stream(&client, 0, Bytes::new()).await;
+                }
+                let took = start.elapsed();
+                tasks.shutdown().await;
+                took
+            })
+        });
+    });
+    group.finish();
+}
+
+async fn time_stream(messages: u64, payload: Bytes) -> Duration {
+    let (client, mut tasks) = pair().await;
+    let start = Instant::now();
+    stream(&client, messages, payload).await;
+    let took = start.elapsed();
+    tasks.shutdown().await;
+    took
+}
+
+/// One stream with so many messages, to its end on both sides.
+async fn stream(client: &client::Client, messages: u64, payload: Bytes) {
+    let tcp = pb::TcpTarget { host: "bench.test".to_owned(), port: 1 };
+    let open = pb::Open { target: Some(pb::open::Target::Tcp(tcp)), hops: 0 };
+    let (mut sender, mut receiver) = client.forward(HeaderMap::new(), open).await.unwrap();
+    for _ in 0..messages {
+        sender.data(payload.clone()).await.unwrap();
+    }
+    sender.fin(pb::Fin::default()).await.unwrap();
+    while let Some(part) = receiver.next().await {
+        part.unwrap();
+    }
+}
+
+/// A tunnel over memory whose server takes everything.
+async fn pair() -> (client::Client, JoinSet<()>) {
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let mut server = server::accept(far, Settings::default()).await.unwrap();
+        let mut streams = JoinSet::new();
+        while let Some(Ok(call)) = server.next().await {
+            if let server::Call::Forward(forward) = call {
+                streams.spawn(take(forward));
+            }
+            while streams.try_join_next().is_some() {}
+        }
+    });
+    let (client, driver) = client::connect(near, Settings::default()).await.unwrap();
+    tasks.spawn(async move { drop(driver.await) });
+    (client, tasks)
+}
+
+async fn take(mut forward: server::Forward) {
+    while let Some(part) = forward.receiver.next().await {
+        match part.unwrap() {
+            Part::Data(bytes) => forward.receiver.taken(bytes.len()),
+            Part::Message(message) if matches!(message.part, Some(pb::forward_request::Part::Fin(_))) => break,
+            Part::Message(_) => {}
+        }
+    }
+    forward.sender.fin(pb::Fin::default()).await.unwrap();
+    forward.sender.finish();
+}
+
+criterion_group!(pieces, frames, tokens, tunnel);
 criterion_main!(pieces);
