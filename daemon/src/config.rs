@@ -1,10 +1,48 @@
 //! One YAML file, environment and flags into one typed structure, validated before a port opens.
-use std::path::{Path, PathBuf};
+//!
+//! The file is read into a tree that remembers where each value came from. Environment variables
+//! (`CAUSEWAY_CONFIG__LOG__LEVEL=debug`) and then flags (`--set log.level=debug`) are laid over it, maps merging, all
+//! else replacing; only then are values typed. So every refusal names file, line, column and dotted key, or the variable
+//! or flag that brought the value, and an unknown key also its nearest known one. A plain scalar becomes what the typed
+//! structure asks for: `name: 0123` is a text where a text is wanted.
+//!
+//! Beyond typing, a file is refused that is larger than [`FILE_MAX`], nested deeper than [`DEPTH_MAX`], expands to more
+//! than [`NODES_MAX`] values or [`TEXT_MAX`] bytes (aliases count as often as they are used), names a key twice, holds
+//! several documents, or uses tags or merge keys. Refusals never quote a text value: it could be a secret.
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
 
-use serde::{Deserialize, de::DeserializeOwned};
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::process::Settings;
+
+mod effective;
+mod overrides;
+mod refusal;
+mod secret;
+mod tree;
+mod typed;
+mod units;
+
+pub use overrides::Overrides;
+pub use secret::{SECRET_MAX, SecretRef};
+pub use tree::{DEPTH_MAX, NODES_MAX, TEXT_MAX};
+pub use units::{Size, Span};
+
+use refusal::Refusal;
+use tree::Node;
+
+pub(crate) use secret::MARKER as SECRET_MARKER;
 
 /// Exit code of every process whose configuration is wrong (EX_USAGE in sysexits.h).
 pub const EXIT_BAD_CONFIG: u8 = 64;
+
+/// Largest configuration file. A fleet of a thousand clusters fits; what does not should be one file per cluster.
+pub const FILE_MAX: u64 = 1024 * 1024;
 
 /// What was wrong, where, and what to do. `Display` is the whole explanation, several lines if need be.
 #[derive(Debug, thiserror::Error)]
@@ -15,15 +53,15 @@ pub enum ConfigError {
         /// Which file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        source: io::Error,
     },
-    /// A key is unknown, a value has the wrong type, or YAML is malformed.
+    /// Refused at a known place: a key is unknown, a value has the wrong type or was found invalid, YAML is malformed.
     #[error("{message}")]
     Parse {
         /// File, line, column, key path, nearest known key.
         message: String,
     },
-    /// A value is well-formed but cannot work; raised by `Validate`.
+    /// A value is well-formed but cannot work; found by a component that uses it.
     #[error("{path}: {key}: {message}")]
     Invalid {
         /// Which file.
@@ -31,6 +69,14 @@ pub enum ConfigError {
         /// Dotted key path.
         key: String,
         /// What is wrong and what to write instead.
+        message: String,
+    },
+    /// A secret cannot be read.
+    #[error("secret {reference}: {message}")]
+    Secret {
+        /// As written: `{ file: keys/send }`.
+        reference: String,
+        /// What is wrong and what to do instead.
         message: String,
     },
 }
@@ -54,113 +100,104 @@ pub struct Loaded<T> {
     pub path: PathBuf,
 }
 
-/// Loads and validates a file. Overrides are `CAUSEWAY_<KEY>__<KEY>=value` environment variables handed in by the
-/// caller as (dotted key, value) pairs, then flags in the same form; later wins.
+impl<T> Loaded<T> {
+    /// What a path in the file means: relative ones start at the file's folder.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.base.join(path)
+    }
+}
+
+/// Loads and validates a file whose keys all belong to `T`: a policy, one entity, a component's file without the common
+/// sections. Overrides are (dotted key, value) pairs; later wins. Programs load theirs through
+/// [`crate::process::CommonArgs`].
 pub fn load<T: DeserializeOwned + Validate>(
     path: &Path,
     overrides: &[(String, String)],
 ) -> Result<Loaded<T>, ConfigError> {
-    let _ = (path, overrides);
-    todo!()
+    let mut tree = tree::parse(&read(path)?, path)?;
+    Overrides::from_pairs(overrides)?.lay_over(&mut tree, path)?;
+    Ok(Loaded { values: typed_and_valid(&tree, path, &[])?, base: base_of(path), path: path.to_owned() })
 }
 
 /// Parses text that did not come from a file (tests, embedded defaults). `path` is only for messages.
 pub fn parse<T: DeserializeOwned + Validate>(text: &str, path: &Path) -> Result<T, ConfigError> {
-    let _ = (text, path);
-    todo!()
+    typed_and_valid(&tree::parse(text, path)?, path, &[])
 }
 
-/// Values laid over the file: environment, then flags.
-#[derive(Debug, Clone, Default)]
-pub struct Overrides {}
-
-impl Overrides {
-    /// From `CAUSEWAY_CONFIG__<KEY>__<KEY>=value`.
-    pub fn from_environment(
-        _variables: impl Iterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
-    ) -> Result<Self, ConfigError> {
-        todo!()
-    }
-    /// Then `--set key=value`.
-    pub fn and_flags(self, _flags: &[String]) -> Result<Self, ConfigError> {
-        todo!()
-    }
-}
-
+/// A program's file: its own keys, and beside them the sections that every program has.
+#[derive(Debug)]
 pub(crate) struct LoadedProgram<T> {
-    pub(crate) settings: crate::process::Settings,
+    pub(crate) settings: Settings,
     pub(crate) loaded: Loaded<T>,
+    tree: Node,
 }
 
-impl<T> LoadedProgram<T> {
-    pub(crate) fn effective<S: schemars::JsonSchema>(&self) -> String {
-        todo!()
+impl<T: JsonSchema> LoadedProgram<T> {
+    /// Every value in force as YAML, with where it came from.
+    pub(crate) fn effective(&self) -> String {
+        effective::render(&self.tree, &crate::schema::of_program::<T>(), &self.loaded.path)
     }
 }
 
 pub(crate) fn load_program<T: DeserializeOwned + Validate>(
-    _path: &Path,
-    _overrides: &Overrides,
+    path: &Path,
+    overrides: &Overrides,
 ) -> Result<LoadedProgram<T>, ConfigError> {
-    todo!()
+    let tree = merged(path, overrides)?;
+    let (common, own) = tree.clone().split(&Settings::KEYS);
+    let settings = typed_and_valid(&common, path, &[])?;
+    let values = typed_and_valid(&own, path, &Settings::KEYS)?;
+    Ok(LoadedProgram { settings, loaded: Loaded { values, base: base_of(path), path: path.to_owned() }, tree })
 }
 
-pub(crate) fn load_settings(_path: &Path, _overrides: &Overrides) -> Result<crate::process::Settings, ConfigError> {
-    todo!()
+/// The common sections of a program's file alone.
+pub(crate) fn load_settings(path: &Path, overrides: &Overrides) -> Result<Settings, ConfigError> {
+    let (common, _) = merged(path, overrides)?.split(&Settings::KEYS);
+    typed_and_valid(&common, path, &[])
 }
 
-/// Where a secret comes from: `{ file: … }` or `{ env: … }`, never the text itself.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema, PartialEq, Eq)]
-#[serde(deny_unknown_fields, rename_all = "snake_case")]
-pub enum SecretRef {
-    /// A file, relative to the config file. One trailing newline is not part of the secret.
-    File(PathBuf),
-    /// An environment variable.
-    Env(String),
+fn merged(path: &Path, overrides: &Overrides) -> Result<Node, ConfigError> {
+    let mut tree = tree::parse(&read(path)?, path)?;
+    overrides.lay_over(&mut tree, path)?;
+    Ok(tree)
 }
 
-impl SecretRef {
-    /// Reads the secret. Files readable by others are refused (B12-T3) unless in a mounted volume.
-    pub fn read(&self, base: &Path) -> Result<secrecy::SecretString, ConfigError> {
-        let _ = base;
-        todo!()
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let bounded = || {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > FILE_MAX {
+            let why = format!("larger than {FILE_MAX} bytes (FILE_MAX), the most a configuration file may have");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 (byte {at})"))
+        })
+    };
+    bounded().map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+fn base_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
-/// A size: `64Mi`, `512Ki`, `1Gi` or plain bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Size(pub u64);
-
-impl schemars::JsonSchema for Size {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Size".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": ["string", "integer"], "description": "64Mi, 512Ki, 1Gi or bytes" })
-    }
+/// `also` are keys that would be known at the root, were they not taken out before.
+fn typed_and_valid<T: DeserializeOwned + Validate>(
+    tree: &Node,
+    path: &Path,
+    also: &[&'static str],
+) -> Result<T, ConfigError> {
+    let values: T = typed::typed(tree).map_err(|refusal: Refusal| refusal.into_error(path, also))?;
+    values.validate().map_err(|(key, message)| {
+        let origin = tree.nearest_origin(&key);
+        ConfigError::Parse { message: format!("{}: {key}: {message}", origin.place(path)) }
+    })?;
+    Ok(values)
 }
 
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: serde::Deserializer<'de>>(_d: D) -> Result<Self, D::Error> {
-        todo!()
-    }
-}
-
-/// A time: `250ms`, `30s`, `15m`, `24h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Span(pub std::time::Duration);
-
-impl schemars::JsonSchema for Span {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Span".into()
-    }
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "description": "250ms, 30s, 15m, 24h" })
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: serde::Deserializer<'de>>(_d: D) -> Result<Self, D::Error> {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

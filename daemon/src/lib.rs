@@ -7,5 +7,7 @@ pub mod config;
 pub mod log;
 pub mod metrics;
 pub mod process;
+pub mod reference;
+pub mod schema;
 pub mod shutdown;
 pub mod watch;

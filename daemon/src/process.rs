@@ -113,6 +113,13 @@ pub struct Settings {
     pub grace: Span,
 }
 
+impl Settings {
+    /// Its keys.
+    pub(crate) const KEYS: [&'static str; 3] = ["log", "admin", "grace"];
+}
+
+impl Validate for Settings {}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { log: log::Config::default(), admin: admin::Config::default(), grace: Span(GRACE) }
@@ -149,7 +156,7 @@ where
         Err(error) => return fail(program, &error, EXIT_BAD_CONFIG),
     };
     if args.print_config {
-        return print(&loaded.effective::<C>());
+        return print(&loaded.effective());
     }
     log::start(&loaded.settings.log);
     log_panics();

@@ -121,8 +121,11 @@ async fn follow_log_level(follow: Follow) {
         match settings {
             Ok(Ok(settings)) => {
                 log::change(&settings.log);
+                // A record, so that it is shown whatever the new level is.
                 info!(
-                    "configuration file changed: log.level is in force, other sections need a restart unless the component follows them"
+                    target: "audit",
+                    level = ?settings.log.level,
+                    "configuration file changed: log.level is in force; what else changed needs a restart, unless the component follows it"
                 );
             }
             Ok(Err(error)) => warn!(%error, "configuration file changed and is not usable: nothing is taken over"),

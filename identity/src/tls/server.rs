@@ -125,9 +125,7 @@ impl fmt::Debug for ServerTls {
 
 fn watched(files: &ServerFiles, base: &Path) -> Vec<PathBuf> {
     let mut paths = vec![base.join(&files.cert)];
-    if let SecretRef::File(key) = &files.key {
-        paths.push(base.join(key));
-    }
+    paths.extend(files.key.path(base));
     paths.extend(files.client_ca.iter().map(|ca| base.join(ca)));
     paths
 }
@@ -135,10 +133,7 @@ fn watched(files: &ServerFiles, base: &Path) -> Vec<PathBuf> {
 fn load(files: &ServerFiles, base: &Path, alpn: &[Vec<u8>]) -> Result<Generation, TlsError> {
     let read = |path: &Path| std::fs::read(path).map_err(|error| TlsError::file(path, error));
     let cert_path = base.join(&files.cert);
-    let key_path = match &files.key {
-        SecretRef::File(path) => base.join(path),
-        SecretRef::Env(name) => PathBuf::from(format!("${name}")),
-    };
+    let key_path = files.key.path(base).unwrap_or_else(|| PathBuf::from(files.key.to_string()));
     let chain = pem::certificates(&read(&cert_path)?).map_err(|message| TlsError::file(&cert_path, message))?;
     let key = Secret::from(files.key.read(base).map_err(|error| TlsError::file(&key_path, error))?);
     let certified = certify(chain, key.expose()).map_err(|problem| match problem {
