@@ -1,13 +1,23 @@
 //! Tokens to be had: the source trait, the refreshing single-flight cache, and the sources.
-use std::{fmt, future::Future, path::Path, pin::Pin, sync::Arc, time::SystemTime};
+//!
+//! A source fetches and keeps nothing; the cache keeps and fetches through a source. Tokens are [`Secret`]; errors say
+//! stage, cause and remedy and hold nothing that was secret.
+mod cache;
+mod client_secret;
+mod error;
+mod file;
+mod schedule;
 
-use daemon::{
-    clock::SharedClock,
-    config::{SecretRef, Span},
-    shutdown::Shutdown,
-};
+use std::{fmt, future::Future, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::SystemTime};
+
+use daemon::config::{SecretRef, Span};
 use serde::Deserialize;
 
+pub use self::{
+    cache::Cache,
+    error::{ErrorCode, TokenError},
+};
+use self::{client_secret::ClientSecret, file::FileSource};
 use crate::secret::Secret;
 
 /// A token in hand.
@@ -25,35 +35,12 @@ pub struct Token {
 pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// Fetches a fresh token for an audience (without `/.default`). Has a deadline of its own.
     fn fetch<'a>(&'a self, audience: &'a str) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send + 'a>>;
-}
 
-/// Why there is no token: stage, cause, whether trying again can help. Codes are those of the catalogue.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{code:?}: {message}")]
-pub struct TokenError {
-    /// Stable code.
-    pub code: ErrorCode,
-    /// For people; no secrets.
-    pub message: String,
-    /// The issuer's hint.
-    pub retry_after: Option<std::time::Duration>,
-}
-
-/// Stable codes (`identity` catalogue).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ErrorCode {
-    /// Network or 5xx.
-    SourceUnavailable,
-    /// 429.
-    SourceThrottled,
-    /// The issuer says no.
-    EntraRejected,
-    /// 200 without a usable token.
-    UpstreamShape,
-    /// A file cannot be read.
-    FileUnreadable,
-    /// Nothing valid is left.
-    TokenExpired,
+    /// A number that changes when what was fetched before should be fetched again although it is still valid, as when
+    /// the file that it came from has changed. Asked at every use, so it must be cheap.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 /// `token: { source: …, … }` in a config file: how a program gets its own bearer token.
@@ -62,20 +49,20 @@ pub enum ErrorCode {
 pub struct SourceConfig {
     /// Which source: `client_secret` or `file`.
     pub source: SourceKind,
-    /// Audience asked for.
+    /// Audience asked for; default none, where the program knows it otherwise.
     pub audience: Option<String>,
     /// `file`: a token that something else renews (a projected service-account token); read again when it changes.
-    pub path: Option<std::path::PathBuf>,
+    pub path: Option<PathBuf>,
     /// `client_secret`: authority, default `https://login.microsoftonline.com`.
     pub authority: Option<String>,
     /// `client_secret`: tenant.
     pub tenant: Option<String>,
     /// `client_secret`: application.
     pub client_id: Option<String>,
-    /// `client_secret`: the secret.
+    /// `client_secret`: the secret; read again at every fetch.
     pub client_secret: Option<SecretRef>,
-    /// PEM CA for the authority, beside the system's roots.
-    pub ca: Option<std::path::PathBuf>,
+    /// PEM CA for the authority, beside the system's roots; default none.
+    pub ca: Option<PathBuf>,
     /// Deadline of one fetch; default 10 s.
     pub deadline: Option<Span>,
 }
@@ -90,33 +77,43 @@ pub enum SourceKind {
     ClientSecret,
 }
 
-/// Builds a source from config.
-pub fn source(config: &SourceConfig, base: &Path) -> Result<Arc<dyn Source>, TokenError> {
-    let _ = (config, base);
-    todo!()
+impl SourceConfig {
+    /// First problem found, as (key, message), for programs that validate before a port opens. Files are not read.
+    pub fn check(&self) -> Result<(), (String, String)> {
+        let fault = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
+        let foreign: &[(&str, bool)] = match self.source {
+            SourceKind::File => {
+                if self.path.is_none() {
+                    return fault("path", "`source: file` needs the path of a file with a token");
+                }
+                &[
+                    ("authority", self.authority.is_some()),
+                    ("tenant", self.tenant.is_some()),
+                    ("client_id", self.client_id.is_some()),
+                    ("client_secret", self.client_secret.is_some()),
+                    ("ca", self.ca.is_some()),
+                    ("deadline", self.deadline.is_some()),
+                ]
+            }
+            SourceKind::ClientSecret => {
+                client_secret::check(self)?;
+                &[("path", self.path.is_some())]
+            }
+        };
+        match foreign.iter().find(|(_, set)| *set) {
+            Some((key, _)) => fault(key, "does not belong to this source; remove it or change `source`"),
+            None => Ok(()),
+        }
+    }
 }
 
-/// The refreshing, single-flight cache: serves a valid token, renews ahead, never serves an expired one, keeps a valid
-/// one through outages. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Cache {}
-
-impl Cache {
-    /// A cache over one source; refreshes run in tasks owned by `shutdown`.
-    pub fn new(source: Arc<dyn Source>, clock: SharedClock, shutdown: Shutdown) -> Self {
-        let _ = (source, clock, shutdown);
-        todo!()
-    }
-
-    /// A valid token for the audience.
-    pub async fn get(&self, audience: &str) -> Result<Token, TokenError> {
-        let _ = audience;
-        todo!()
-    }
-
-    /// Forgets what it holds for the audience, because a peer refused it.
-    pub fn refused(&self, audience: &str) {
-        let _ = audience;
-        todo!()
-    }
+/// Builds a source from config. Relative paths are below `base`.
+pub fn source(config: &SourceConfig, base: &Path) -> Result<Arc<dyn Source>, TokenError> {
+    config
+        .check()
+        .map_err(|(key, message)| TokenError::new(ErrorCode::SourceMisconfigured, format!("{key}: {message}")))?;
+    Ok(match config.source {
+        SourceKind::File => Arc::new(FileSource::new(base.join(config.path.as_deref().unwrap_or(Path::new(""))))),
+        SourceKind::ClientSecret => Arc::new(ClientSecret::new(config, base)?),
+    })
 }
