@@ -23,15 +23,17 @@ use crate::process::Settings;
 mod effective;
 mod overrides;
 mod refusal;
+mod scalar;
 mod secret;
 mod tree;
 mod typed;
 mod units;
+mod yaml;
 
 pub use overrides::Overrides;
 pub use secret::{SECRET_MAX, SecretRef};
-pub use tree::{DEPTH_MAX, NODES_MAX, TEXT_MAX};
 pub use units::{Size, Span};
+pub use yaml::{DEPTH_MAX, NODES_MAX, TEXT_MAX};
 
 use refusal::Refusal;
 use tree::Node;
@@ -114,14 +116,14 @@ pub fn load<T: DeserializeOwned + Validate>(
     path: &Path,
     overrides: &[(String, String)],
 ) -> Result<Loaded<T>, ConfigError> {
-    let mut tree = tree::parse(&read(path)?, path)?;
+    let mut tree = yaml::parse(&read(path)?, path)?;
     Overrides::from_pairs(overrides)?.lay_over(&mut tree, path)?;
     Ok(Loaded { values: typed_and_valid(&tree, path, &[])?, base: base_of(path), path: path.to_owned() })
 }
 
 /// Parses text that did not come from a file (tests, embedded defaults). `path` is only for messages.
 pub fn parse<T: DeserializeOwned + Validate>(text: &str, path: &Path) -> Result<T, ConfigError> {
-    typed_and_valid(&tree::parse(text, path)?, path, &[])
+    typed_and_valid(&yaml::parse(text, path)?, path, &[])
 }
 
 /// A program's file: its own keys, and beside them the sections that every program has.
@@ -157,7 +159,7 @@ pub(crate) fn load_settings(path: &Path, overrides: &Overrides) -> Result<Settin
 }
 
 fn merged(path: &Path, overrides: &Overrides) -> Result<Node, ConfigError> {
-    let mut tree = tree::parse(&read(path)?, path)?;
+    let mut tree = yaml::parse(&read(path)?, path)?;
     overrides.lay_over(&mut tree, path)?;
     Ok(tree)
 }

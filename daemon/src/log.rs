@@ -4,7 +4,10 @@
 //! tokens included, so they stay at `info` unless `unsafe_dependencies` says otherwise, which is itself logged (SD-17).
 //! `access` and `audit` lines are records, not diagnostics: they are always shown. `RUST_LOG` is not read, because an
 //! environment variable must not be able to lift that cap; when it is set, one line says so.
-use std::{io::IsTerminal as _, sync::OnceLock};
+use std::{
+    io::{self, IsTerminal as _, Write},
+    sync::OnceLock,
+};
 
 use serde::{Deserialize, Serialize};
 use tracing::{info, level_filters::LevelFilter, warn};
@@ -69,8 +72,9 @@ pub fn start(config: &Config) {
     let (filter, handle) = reload::Layer::new(filter(config));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match config.format {
-        Format::Json => layer.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed(),
-        Format::Human => layer.with_ansi(wants_colour()).boxed(),
+        // Fields stay in an object of their own: `target` is a field of access lines and a key of every line.
+        Format::Json => layer.json().with_current_span(true).with_span_list(false).boxed(),
+        Format::Human => layer.with_ansi(wants_colour()).with_writer(|| OneLine(std::io::stderr())).boxed(),
     };
     if tracing_subscriber::registry().with(layer.with_filter(filter)).try_init().is_err() {
         change(config);
@@ -124,6 +128,27 @@ fn wants_colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// Indents what follows a line break inside of one event, so that a peer's text cannot pass for a line of ours. Gets
+/// whole events, as the formatter writes them.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let (body, end) = event.split_at(event.len() - usize::from(event.ends_with(b"\n")));
+        let mut line = Vec::with_capacity(event.len());
+        for (index, part) in body.split(|byte| *byte == b'\n').enumerate() {
+            line.extend_from_slice(if index > 0 { b"\n    | " } else { b"" });
+            line.extend_from_slice(part);
+        }
+        line.extend_from_slice(end);
+        self.0.write_all(&line).map(|()| event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 impl Level {
     fn filter(self) -> LevelFilter {
         match self {
@@ -138,10 +163,7 @@ impl Level {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::Write,
-        sync::{Arc, Mutex},
-    };
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -189,6 +211,20 @@ mod tests {
         let config = Config { unsafe_dependencies: true, ..at(Level::Debug) };
         let text = written(&config, || tracing::debug!(target: "h2::codec", "theirs"));
         assert!(text.contains("theirs"), "{text}");
+    }
+
+    #[test]
+    fn a_line_break_in_a_value_starts_no_line_for_people() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || OneLine(writer.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            tracing::info!(reason = %"gone\n2026-01-01T00:00:00Z  INFO access: granted", "closed");
+        });
+        let bytes = lines.0.lock().unwrap().clone();
+        let text = String::from_utf8(bytes).unwrap();
+        assert_eq!(text.lines().filter(|line| line.starts_with("20")).count(), 1, "{text}");
+        assert!(text.contains("\n    | 2026-01-01"), "{text}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! The kernel's notifications only say *look now*: what is published comes from reading the files again, so a missed,
 //! doubled or misleading notification costs at most [`POLL`]. Files are read in a thread of their own, never in the
-//! runtime; it ends when the last receiver is gone.
+//! runtime; it ends within [`POLL`] of its last receiver.
 use std::{
     collections::BTreeSet,
     fs::File,
@@ -32,9 +32,6 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// But no later than this after its first notification, so that a folder that never rests is still followed.
 const QUIET_MAX: Duration = Duration::from_millis(500);
-
-/// How soon the thread notices that nobody listens any more.
-const LONELY: Duration = Duration::from_millis(500);
 
 /// The content of a set of files, in the order they were named; `None` where a file is missing or unreadable.
 pub type Snapshot = Vec<Option<Bytes>>;
@@ -78,21 +75,14 @@ impl Follower {
 
     /// Until it is time to look again; false when nobody listens any more.
     fn wait(&self) -> bool {
-        let until = Instant::now() + self.poll;
-        loop {
-            if self.publish.is_closed() {
-                return false;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return true;
-            }
-            if self.notifications.recv_timeout(left.min(LONELY)).is_ok() {
-                let latest = Instant::now() + QUIET_MAX;
-                while Instant::now() < latest && self.notifications.recv_timeout(QUIET).is_ok() {}
-                return true;
-            }
+        if self.publish.is_closed() {
+            return false;
         }
+        if self.notifications.recv_timeout(self.poll).is_ok() {
+            let latest = Instant::now() + QUIET_MAX;
+            while Instant::now() < latest && self.notifications.recv_timeout(QUIET).is_ok() {}
+        }
+        !self.publish.is_closed()
     }
 
     fn look(&mut self, files: &mut Files) {

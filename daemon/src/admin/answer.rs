@@ -53,13 +53,27 @@ impl View {
         }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n"),
-            "/readyz" => self.readyz(request.uri().query() == Some("verbose")),
+            "/readyz" => match request.uri().query().map(|query| query.split_once('=').ok_or(query)) {
+                None => self.readyz(false),
+                Some(Err("verbose")) => self.readyz(true),
+                Some(Ok((kind, name))) => self.ready_one(kind, name),
+                Some(Err(_)) => text(StatusCode::NOT_FOUND, "only ?verbose or ?<kind>=<name> can be asked\n"),
+            },
             "/statusz" | "/metrics" if !is_loopback(self.address.ip()) => {
                 text(StatusCode::FORBIDDEN, "only on a loopback address; here /livez and /readyz answer\n")
             }
             "/statusz" => (StatusCode::OK, JSON, format!("{:#}\n", (self.status)())),
             "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
             _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /readyz?verbose, /statusz and /metrics\n"),
+        }
+    }
+
+    fn ready_one(&self, kind: &str, name: &str) -> (StatusCode, &'static str, String) {
+        match self.readiness.ask(kind, name) {
+            _ if self.shutdown.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n- draining\n"),
+            Some(Ok(())) => text(StatusCode::OK, "ready\n"),
+            Some(Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n- {why}\n")),
+            None => text(StatusCode::NOT_FOUND, "there is none of this kind and name\n"),
         }
     }
 

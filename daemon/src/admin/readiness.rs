@@ -13,6 +13,7 @@ use tracing::info;
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     items: Arc<Mutex<Vec<Item>>>,
+    ones: Arc<Mutex<Vec<Ones>>>,
 }
 
 /// One named thing that readiness waits for; `ready()` releases it, dropping it unreleased keeps the process unready.
@@ -40,6 +41,14 @@ struct Item {
     state: State,
 }
 
+/// Things of one kind that can be asked for by name.
+struct Ones {
+    kind: &'static str,
+    ask: Ask,
+}
+
+type Ask = Arc<dyn Fn(&str) -> Option<Result<(), String>> + Send + Sync>;
+
 enum State {
     Waiting,
     Released(Duration),
@@ -59,6 +68,20 @@ impl Readiness {
     /// answer at once, from memory.
     pub fn check(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         self.items().push(Item { name, since: Instant::now(), state: State::Check(Box::new(check)) });
+    }
+
+    /// Lets `/readyz?<kind>=<name>` ask about one of several things that the process as a whole need not wait for; `None`
+    /// says that there is none of that name. It must answer at once, from memory.
+    pub fn one_of(&self, kind: &'static str, ask: impl Fn(&str) -> Option<Result<(), String>> + Send + Sync + 'static) {
+        self.ones.lock().unwrap_or_else(PoisonError::into_inner).push(Ones { kind, ask: Arc::new(ask) });
+    }
+
+    /// What is known about the one of this kind and name; `None` when the kind or the name is not known.
+    pub(super) fn ask(&self, kind: &str, name: &str) -> Option<Result<(), String>> {
+        let ones = self.ones.lock().unwrap_or_else(PoisonError::into_inner);
+        let ask = ones.iter().find(|ones| ones.kind == kind).map(|ones| ones.ask.clone());
+        drop(ones);
+        ask?(name)
     }
 
     /// Whether every guard was released and every check passes.
@@ -111,6 +134,12 @@ impl Item {
             State::Check(check) => (check().err(), None),
         };
         Standing { name: self.name, waiting, took }
+    }
+}
+
+impl fmt::Debug for Ones {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
     }
 }
 

@@ -59,6 +59,22 @@ async fn readyz_names_what_it_waits_for() {
 }
 
 #[tokio::test]
+async fn one_of_several_things_can_be_asked_for() {
+    let served = serve_on("127.0.0.1:0").await;
+    served.readiness.one_of("cluster", |name| match name {
+        "factory-a" => Some(Ok(())),
+        "factory-b" => Some(Err("no way in answers".to_owned())),
+        _ => None,
+    });
+    assert_eq!(status_of(&served.get("/readyz?cluster=factory-a").await), "200");
+    let answer = served.get("/readyz?cluster=factory-b").await;
+    assert_eq!((status_of(&answer), body_of(&answer)), ("503", "not ready\n- no way in answers\n"));
+    for unknown in ["/readyz?cluster=factory-c", "/readyz?tunnel=factory-a", "/readyz?nonsense"] {
+        assert_eq!(status_of(&served.get(unknown).await), "404", "{unknown}");
+    }
+}
+
+#[tokio::test]
 async fn draining_makes_it_unready_but_leaves_it_alive_until_the_end() {
     let mut served = serve_on("127.0.0.1:0").await;
     served.shutdown.begin();

@@ -9,7 +9,8 @@ use std::{ffi::OsString, path::Path, rc::Rc};
 
 use super::{
     ConfigError,
-    tree::{self, Entry, Node, Origin, Value},
+    tree::{Entry, Node, Origin, Value},
+    yaml,
 };
 
 const PREFIX: &str = "CAUSEWAY_CONFIG__";
@@ -86,7 +87,7 @@ impl Override {
             Source::Flag(key) => Origin::Flag(Rc::from(key.as_str())),
         };
         let text = Value::Scalar { text: self.value.clone(), plain: false };
-        let mut node = match tree::parse(&self.value, Path::new("")) {
+        let mut node = match yaml::parse(&self.value, Path::new("")) {
             // An empty document is an empty map, but an empty value is nothing.
             Ok(_) if self.value.trim().is_empty() => {
                 Node { value: Value::Scalar { text: String::new(), plain: true }, origin: origin.clone() }

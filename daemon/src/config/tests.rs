@@ -232,7 +232,7 @@ fn files_that_are_too_large_absent_or_not_text_are_refused_by_name() {
 fn laid_over(text: &str, environment: &[(&str, &str)], flags: &[&str]) -> Result<Relay, String> {
     let path = Path::new("relay.yaml");
     let lay = || {
-        let mut tree = tree::parse(text, path)?;
+        let mut tree = yaml::parse(text, path)?;
         let environment = environment.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         Overrides::from_environment(environment)?.and_flags(&flags)?.lay_over(&mut tree, path)?;
@@ -372,7 +372,7 @@ fn the_effective_configuration_says_where_each_value_came_from() {
 fn the_effective_configuration_is_itself_valid_yaml() {
     let text = "namespace: 'a: \"b\" # c'\nlisten: [{ address: \"127.0.0.1:1\" }]\nentities: { '- x': { kind: both }, 'é': { kind: both, keys: [] } }\n";
     let loaded = program(text, &[]).unwrap();
-    let again = tree::parse(&loaded.effective(), Path::new("again")).unwrap();
+    let again = yaml::parse(&loaded.effective(), Path::new("again")).unwrap();
     let (_, own) = again.split(&Settings::KEYS);
     assert_eq!(typed_and_valid::<Relay>(&own, Path::new("again"), &[]).unwrap(), loaded.loaded.values);
 }

@@ -11,7 +11,8 @@ use serde::{
 
 use super::{
     refusal::Refusal,
-    tree::{Entry, Node, Origin, Value, is_null},
+    scalar::{Meaning, is_null},
+    tree::{Entry, Node, Origin, Value},
 };
 
 /// Reads the whole tree.
@@ -79,49 +80,6 @@ impl<'a> Reading<'a> {
         match self.scalar() {
             Some((text, plain)) if !(plain && is_null(text)) => visitor.visit_borrowed_str(text),
             _ => Err(Refusal::invalid_type(self.unexpected(), &visitor)),
-        }
-    }
-}
-
-/// What a plain scalar is under the core schema (YAML 1.2.2, 10.3.2), numbers within 64 bits.
-enum Meaning {
-    Bool(bool),
-    Unsigned(u64),
-    Signed(i64),
-    Float(f64),
-    Text,
-}
-
-impl Meaning {
-    fn of(text: &str) -> Self {
-        match text {
-            "true" | "True" | "TRUE" => return Self::Bool(true),
-            "false" | "False" | "FALSE" => return Self::Bool(false),
-            ".inf" | "+.inf" => return Self::Float(f64::INFINITY),
-            "-.inf" => return Self::Float(f64::NEG_INFINITY),
-            ".nan" => return Self::Float(f64::NAN),
-            _ => {}
-        }
-        // Else Rust would also take `inf`, `infinity` and `nan`.
-        if !text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '-' | '+' | '.')) {
-            return Self::Text;
-        }
-        let radix = [("0x", 16), ("0o", 8)];
-        if let Some((digits, radix)) = radix.iter().find_map(|(sign, radix)| Some((text.strip_prefix(sign)?, *radix))) {
-            // `0x+1` is not a number, though Rust would take the sign.
-            let digits = if digits.starts_with('+') { "" } else { digits };
-            return u64::from_str_radix(digits, radix).map_or(Self::Text, Self::Unsigned);
-        }
-        let numeric =
-            text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E'));
-        if let Ok(value) = text.parse() {
-            Self::Unsigned(value)
-        } else if let Ok(value) = text.parse() {
-            Self::Signed(value)
-        } else if let (true, Ok(value)) = (numeric, text.parse()) {
-            Self::Float(value)
-        } else {
-            Self::Text
         }
     }
 }
