@@ -237,7 +237,8 @@ fn the_log_level_follows_the_file() {
     running.until("not usable");
     std::fs::write(folder.path().join("tiny.yaml"), "mode: idle\nlog: { level: error }\n").unwrap();
     // At this level only records are shown any more.
-    running.until("log.level is in force");
+    let taken_over = running.until("\"level\":\"Error\"");
+    assert!(taken_over.contains("log.level is in force"), "{taken_over}");
     running.signal("TERM");
     let (code, _, errors) = running.end();
     assert_eq!(code, 0, "{errors}");
