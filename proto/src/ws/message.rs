@@ -1,10 +1,29 @@
-//! Whole, small messages over a WebSocket: what a control channel speaks. Bounded by construction.
-use std::time::Duration;
+//! Whole, small messages over a WebSocket: what a control channel speaks. Bounded by construction: a received message by
+//! the caller's limit, what waits to be sent by [`BATCHES_WAITING`], answers to pings by keeping only the latest.
+//!
+//! The two halves share an outbox and nothing else, so a reader that is busy never stops a writer. Liveness is judged by
+//! what arrives: silence draws a Ping, twice the silence ends the channel. A peer that stops taking what we send ends
+//! the writing future after the same time.
+use std::{sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Role;
+
+mod outbox;
+mod receive;
+mod send;
+#[cfg(test)]
+mod tests;
+
+use outbox::Owners;
+pub use receive::Receiver;
+pub use send::Sender;
+
+/// Batches that wait for the writer before `send` waits for room: a burst of events passes at once, and a peer that
+/// does not read is noticed by its sender before much memory is spent on it.
+pub const BATCHES_WAITING: usize = 16;
 
 /// One whole message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,14 +32,14 @@ pub enum Message {
     Text(String),
     /// Bytes.
     Binary(Bytes),
-    /// The peer closes; no code means the Close frame was empty.
+    /// The peer closes; no code means the Close frame was empty. Sent, it ends our direction: nothing follows it.
     Close(Option<(u16, String)>),
 }
 
 /// Why a message channel ended.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
-    /// The transport broke.
+    /// The transport broke, or ended without a Close.
     #[error("connection lost")]
     Io(#[from] std::io::Error),
     /// The peer broke the protocol.
@@ -38,22 +57,16 @@ pub enum ChannelError {
     /// Nothing arrived for too long, pings included.
     #[error("no sign of life for {0:?}")]
     Silent(Duration),
+    /// The channel has ended before; the first error said why.
+    #[error("channel has ended")]
+    Ended,
 }
 
-/// The reading half. Pings are answered through the writing half's queue.
-#[derive(Debug)]
-pub struct Receiver<IO> {
-    _io: std::marker::PhantomData<IO>,
-}
-
-/// The writing half; cheap to clone; `send` waits for room.
-#[derive(Debug, Clone)]
-pub struct Sender {}
-
-/// Splits a WebSocket into message halves. The returned future writes; its owner drives it until it ends.
+/// Splits a WebSocket into message halves. The returned future writes; its owner drives it until it ends: when our Close
+/// is written, when the transport takes nothing for twice `ping`, or when both halves are gone and all is written.
 ///
 /// `limit` bounds each received message in bytes; `ping` is sent after that much silence, and twice that without any
-/// frame ends the channel with `Silent`.
+/// frame ends the channel with `Silent`. `read_ahead` holds bytes that came behind the handshake.
 pub fn split<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     io: IO,
     role: Role,
@@ -61,24 +74,8 @@ pub fn split<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     limit: usize,
     ping: Duration,
 ) -> (Sender, Receiver<IO>, impl Future<Output = ()> + Send + use<IO>) {
-    let _ = (io, role, read_ahead, limit, ping);
-    if true {
-        todo!()
-    }
-    (Sender {}, Receiver { _io: std::marker::PhantomData }, std::future::ready(()))
-}
-
-impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
-    /// The next whole text, binary or Close message. Cancel-safe.
-    pub async fn next(&mut self) -> Result<Message, ChannelError> {
-        todo!()
-    }
-}
-
-impl Sender {
-    /// Queues one message; several messages given together stay adjacent. Fails when the channel has ended.
-    pub async fn send(&self, messages: Vec<Message>) -> Result<(), ChannelError> {
-        let _ = messages;
-        todo!()
-    }
+    let (reading, writing) = tokio::io::split(io);
+    let owners = Arc::new(Owners::default());
+    let writer = send::write(writing, owners.outbox(), role, 2 * ping);
+    (Sender::new(owners.clone()), Receiver::new(reading, owners, role, read_ahead, limit, ping), writer)
 }

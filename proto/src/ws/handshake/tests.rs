@@ -92,10 +92,8 @@ mod against_the_oracle {
             Ok(response)
         };
         let uri = uri();
-        let (ours, oracle) = tokio::join!(
-            client(a, &uri, headers, &["causeway.v1"]),
-            tokio_tungstenite::accept_hdr_async(b, look)
-        );
+        let (ours, oracle) =
+            tokio::join!(client(a, &uri, headers, &["causeway.v1"]), tokio_tungstenite::accept_hdr_async(b, look));
         let (ours, mut oracle) = (ours.unwrap(), oracle.unwrap());
         assert_eq!(ours.protocol.as_deref(), Some("causeway.v1"));
         let mut stream = WsStream::new(ours.io, Role::Client, ours.read_ahead);
