@@ -7,6 +7,7 @@ pub mod receive;
 pub mod server;
 pub mod settings;
 
+mod in_flight;
 mod inbound;
 mod liveness;
 mod lost;

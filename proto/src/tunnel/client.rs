@@ -7,10 +7,7 @@ use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
 };
 
@@ -28,6 +25,7 @@ use tokio::{
 
 use super::{
     failure::{Code, Failure},
+    in_flight::{InFlight, Slot},
     inbound::Inbound,
     liveness::{Liveness, Observed},
     lost,
@@ -52,17 +50,7 @@ pub struct Client {
 struct Shared {
     send: Mutex<SendRequest<Chunk>>,
     pace: Arc<Pace>,
-    in_flight: Arc<AtomicUsize>,
-}
-
-/// One stream in flight, counted until both of its halves are gone.
-#[derive(Debug)]
-pub(super) struct Slot(Arc<AtomicUsize>);
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    in_flight: InFlight,
 }
 
 /// How a tunnel ended.
@@ -94,8 +82,9 @@ where
     let (send, mut connection) = settings.client().handshake(io).await?;
     liveness.start(connection.ping_pong());
     let (closing, closed) = watch::channel(false);
-    let shared = Arc::new(Shared { send: Mutex::new(send), pace: pace.clone(), in_flight: Arc::default() });
-    let driver = Driver { connection, liveness, pace, client: Arc::downgrade(&shared), closing };
+    let in_flight = InFlight::default();
+    let shared = Arc::new(Shared { send: Mutex::new(send), pace: pace.clone(), in_flight: in_flight.clone() });
+    let driver = Driver { connection, liveness, pace, in_flight, client: Arc::downgrade(&shared), closing };
     Ok((Client { shared, closed }, driver))
 }
 
@@ -103,6 +92,7 @@ struct Driver<IO> {
     connection: h2::client::Connection<Observed<IO>, Chunk>,
     liveness: Liveness,
     pace: Arc<Pace>,
+    in_flight: InFlight,
     client: Weak<Shared>,
     closing: watch::Sender<bool>,
 }
@@ -120,8 +110,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Driver<IO> {
             }
         }
         if let Poll::Ready(end) = Pin::new(&mut driver.connection).poll(cx) {
-            driver.closing.send_replace(true);
-            return Poll::Ready(end.map_err(ConnectionError::Http2));
+            let announced = driver.closing.send_replace(true) || driver.client.strong_count() == 0;
+            return Poll::Ready(match end {
+                Err(error) if announced && driver.in_flight.harmless(&error) => Ok(()),
+                end => end.map_err(ConnectionError::Http2),
+            });
         }
         driver.notice_goaway(cx);
         driver.liveness.poll(cx).map(|()| Err(ConnectionError::Dead))
@@ -163,7 +156,7 @@ impl Client {
             self.open(method::FORWARD, metadata, &open, false, STREAMS_FOR_CONTROL).await?;
         let slot = Arc::new(slot);
         let inbound = Inbound::response(response, Decoder::streaming());
-        let receiver = Receiver::new(inbound, Meter::new(self.shared.pace.clone()), Some(slot.clone()));
+        let receiver = Receiver::new(inbound, Meter::new(self.shared.pace.clone()), slot.clone());
         Ok((Sender { outbound, finished: false, _slot: slot }, receiver))
     }
 
@@ -194,7 +187,7 @@ impl Client {
 
     /// Streams in flight now, for least-loaded placement.
     pub fn in_flight(&self) -> usize {
-        self.shared.in_flight.load(Ordering::Relaxed)
+        self.shared.in_flight.count()
     }
 
     /// Whether new streams may be opened: false after GOAWAY or loss.
@@ -247,12 +240,10 @@ impl Client {
     fn slot(&self, limit: usize, spare: usize) -> Result<Slot, Failure> {
         // A peer that takes very few gets all of them used.
         let usable = if limit > 2 * spare { limit - spare } else { limit };
-        let slot = Slot(self.shared.in_flight.clone());
-        if self.shared.in_flight.fetch_add(1, Ordering::Relaxed) < usable {
-            return Ok(slot);
-        }
-        let text = format!("the tunnel carries {usable} streams, as many as the peer takes");
-        Err(Failure::before_target(Code::LimitReached, text))
+        self.shared.in_flight.enter_below(usable).ok_or_else(|| {
+            let text = format!("the tunnel carries {usable} streams, as many as the peer takes");
+            Failure::before_target(Code::LimitReached, text)
+        })
     }
 }
 

@@ -74,8 +74,8 @@ impl Inbound {
                         Err(error) => return Poll::Ready(Some(Err(lost::stream(&error)))),
                     };
                     let (head, stream) = response.into_parts();
-                    let verdict = status::read(&head.headers)
-                        .map_or_else(|| status::check_head(head.status, &head.headers), |status| status);
+                    let verdict =
+                        status::read(&head.headers).unwrap_or_else(|| status::check_head(head.status, &head.headers));
                     self.state = if stream.is_end_stream() && status::read(&head.headers).is_some() {
                         State::Over(Some(stream))
                     } else {

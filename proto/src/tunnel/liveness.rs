@@ -27,21 +27,21 @@ use super::{settings::Settings, window::Pace};
 #[derive(Debug, Clone)]
 struct LastByte {
     start: Instant,
-    millis: Arc<AtomicU64>,
+    nanos: Arc<AtomicU64>,
 }
 
 impl LastByte {
     fn now() -> Self {
-        Self { start: Instant::now(), millis: Arc::new(AtomicU64::new(0)) }
+        Self { start: Instant::now(), nanos: Arc::new(AtomicU64::new(0)) }
     }
 
     fn mark(&self) {
-        let millis = self.start.elapsed().as_millis();
-        self.millis.store(u64::try_from(millis).unwrap_or(u64::MAX), Relaxed);
+        let nanos = self.start.elapsed().as_nanos();
+        self.nanos.store(u64::try_from(nanos).unwrap_or(u64::MAX), Relaxed);
     }
 
     fn at(&self) -> Instant {
-        self.start + Duration::from_millis(self.millis.load(Relaxed))
+        self.start + Duration::from_nanos(self.nanos.load(Relaxed))
     }
 }
 
@@ -110,7 +110,8 @@ impl Liveness {
             ready!(self.timer.as_mut().poll(cx));
             let now = Instant::now();
             let last = self.last.at();
-            if self.probed.is_some_and(|probed| last > probed) {
+            // An answer may come within the clock's resolution.
+            if self.probed.is_some_and(|probed| last >= probed) {
                 self.probed = None;
             }
             let next = match self.probed {

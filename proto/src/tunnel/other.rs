@@ -18,6 +18,7 @@ use tower_service::Service;
 
 use super::{
     failure::{Code, Failure},
+    in_flight::Slot,
     message::Chunk,
     send::Outbound,
     status,
@@ -29,11 +30,12 @@ pub struct Other {
     pub head: Parts,
     body: RecvStream,
     respond: SendResponse<Chunk>,
+    slot: Slot,
 }
 
 impl Other {
-    pub(super) fn new(head: Parts, body: RecvStream, respond: SendResponse<Chunk>) -> Self {
-        Self { head, body, respond }
+    pub(super) fn new(head: Parts, body: RecvStream, respond: SendResponse<Chunk>, slot: Slot) -> Self {
+        Self { head, body, respond, slot }
     }
 
     /// Runs a tonic-generated service (any `tower` service over [`Body`]) and streams its answer back. Ends when the
@@ -43,7 +45,7 @@ impl Other {
         S: Service<Request<Body>, Response = Response<Body>>,
         S::Error: Display,
     {
-        let Self { head, body, mut respond } = self;
+        let Self { head, body, mut respond, slot: _slot } = self;
         let request = Request::from_parts(head, Body::new(RequestBody { stream: body }));
         let answer = {
             let mut answer = pin!(async {

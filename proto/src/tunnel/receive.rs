@@ -7,8 +7,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::{
-    client::Slot,
     failure::{Code, Failure},
+    in_flight::Slot,
     inbound::Inbound,
     message::{DecodeError, Piece},
     pb,
@@ -89,12 +89,12 @@ pub struct Receiver<M> {
     fin: bool,
     failed: bool,
     /// Kept as long as the stream is in use, for whoever counts streams.
-    _slot: Option<Arc<Slot>>,
+    _slot: Arc<Slot>,
     _direction: std::marker::PhantomData<fn() -> M>,
 }
 
 impl<M> Receiver<M> {
-    pub(super) fn new(inbound: Inbound, meter: Meter, slot: Option<Arc<Slot>>) -> Self {
+    pub(super) fn new(inbound: Inbound, meter: Meter, slot: Arc<Slot>) -> Self {
         let _direction = std::marker::PhantomData;
         Self { inbound, meter, credited: 0, fin: false, failed: false, _slot: slot, _direction }
     }

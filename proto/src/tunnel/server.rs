@@ -18,6 +18,7 @@ pub use super::other::Other;
 use super::{
     client::ConnectionError,
     failure::{Code, Failure},
+    in_flight::{InFlight, Slot},
     inbound::Inbound,
     liveness::{Liveness, Observed},
     lost,
@@ -35,6 +36,7 @@ pub struct Server<IO> {
     connection: h2::server::Connection<Observed<IO>, Chunk>,
     liveness: Liveness,
     pace: Arc<Pace>,
+    in_flight: InFlight,
 }
 
 /// A call that arrived.
@@ -59,7 +61,7 @@ where
     let mut liveness = io.liveness(&settings, pace.clone());
     let mut connection = settings.server().handshake(io).await?;
     liveness.start(connection.ping_pong());
-    Ok(Server { connection, liveness, pace })
+    Ok(Server { connection, liveness, pace, in_flight: InFlight::default() })
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
@@ -72,6 +74,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
     /// GOAWAY: calls in flight go on, new ones are refused. Keep polling `next`.
     pub fn drain(&mut self) {
         self.connection.graceful_shutdown();
+    }
+
+    /// Calls in flight now: those whose halves are not all dropped.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.count()
     }
 
     /// Last measured PING round trip.
@@ -93,6 +100,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
             };
             let (request, respond) = match accepted {
                 Some(Ok(accepted)) => accepted,
+                Some(Err(error)) if self.in_flight.harmless(&error) => return Poll::Ready(None),
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => return Poll::Ready(None),
             };
@@ -117,15 +125,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
             let _ = respond.send_response(response, true);
             return None;
         }
+        let slot = self.in_flight.enter();
         if head.uri.path() != method::FORWARD_PATH {
-            return Some(Call::Other(Other::new(head, body, respond)));
+            return Some(Call::Other(Other::new(head, body, respond, slot)));
         }
+        let slot = Arc::new(slot);
         let inbound = Inbound::request(body, Decoder::streaming());
-        let receiver = Receiver::new(inbound, Meter::new(self.pace.clone()), None);
+        let receiver = Receiver::new(inbound, Meter::new(self.pace.clone()), slot.clone());
         Some(Call::Forward(Forward {
             metadata: head.headers,
             receiver,
-            sender: Sender { reply: Reply::Head(respond) },
+            sender: Sender { reply: Reply::Head(respond), _slot: slot },
         }))
     }
 }
@@ -151,6 +161,7 @@ pub struct Forward {
 #[derive(Debug)]
 pub struct Sender {
     reply: Reply,
+    _slot: Arc<Slot>,
 }
 
 #[derive(Debug)]

@@ -1,8 +1,12 @@
 //! Both ends against each other over an in-memory pipe, against plain HTTP/2 peers, and against generated gRPC code.
 
+mod cancel;
+mod credit;
 mod drain;
 mod forward;
+mod hostile;
 mod interop;
+mod liveness;
 
 use std::sync::Arc;
 

@@ -81,7 +81,7 @@ impl Meter {
         }
         let now = Instant::now();
         let shortest = self.pace.shortest.load(Relaxed);
-        if shortest != u64::MAX && self.since.is_some_and(|since| now - since <= Duration::from_nanos(shortest)) {
+        if shortest != u64::MAX && self.since.is_some_and(|since| now - since < Duration::from_nanos(shortest)) {
             self.pace.grow.store(true, Relaxed);
         }
         self.moved = 0;

@@ -27,8 +27,9 @@ async fn caller_may_finish_first_and_still_receive() {
     let fin = message(&mut down).await;
     assert_eq!(fin.part, Some(pb::forward_response::Part::Fin(fin_of(b"2"))));
     assert!(down.next().await.is_none());
-    drop((up, down));
-    assert!(pair.end().await.iter().all(Result::is_ok));
+    drop((up, down, served.receiver));
+    let ends = pair.end().await;
+    assert!(ends.iter().all(Result::is_ok), "{ends:?}");
 }
 
 #[tokio::test]
