@@ -2,5 +2,6 @@
 
 pub mod call;
 pub mod connect;
+pub mod policy;
 pub mod serve;
 pub mod trust;

@@ -1,0 +1,26 @@
+//! The cluster owner's policy: who may call what through the gateway. Deny by default; rules only grant, so their order
+//! decides nothing but which of several matching rules is named in the log.
+//!
+//! [`file`] is what the owner writes, [`compile`] turns it into a [`Policy`] or says what is wrong, [`decide`] answers
+//! one question without I/O and without a clock of its own. Nothing here normalises what a caller sent: a path that two
+//! servers could read differently is refused where a rule limits paths.
+//!
+//! Patterns, the same everywhere: a host pattern is a list of whole labels, where `*` is exactly one label and a leading
+//! `**` is one or more; a path pattern is a list of whole segments, where `*` is exactly one non-empty segment and a
+//! trailing `**` is anything beneath. There are no regular expressions and no partial wildcards.
+
+pub mod compile;
+pub mod decide;
+pub mod file;
+pub mod host;
+pub mod path;
+pub mod rule;
+
+pub use compile::{CompileError, compile};
+pub use decide::{Ask, Denial, Party, Question};
+pub use file::PolicyFile;
+pub use host::Host;
+pub use rule::{Policy, Rule};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! A compiled policy. Only [`super::compile`] builds one, so what is here has been checked.
+
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+
+use super::{
+    decide::{Ask, Party, Question},
+    file::Upgrade,
+    host::{Host, HostPattern},
+    path::PathPattern,
+};
+
+/// A policy in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Policy {
+    pub(super) suspended: bool,
+    pub(super) rules: Vec<Rule>,
+}
+
+impl Policy {
+    /// The same rules, suspended or not.
+    #[must_use]
+    pub fn suspend(mut self, suspended: bool) -> Self {
+        self.suspended = self.suspended || suspended;
+        self
+    }
+
+    /// Whether the kill switch is on.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended
+    }
+
+    /// The rules, in the order of the file.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// When the next break-glass rule ends, seen from `now`.
+    pub fn next_expiry(&self, now: SystemTime) -> Option<SystemTime> {
+        self.rules
+            .iter()
+            .filter_map(|rule| rule.break_glass.as_ref())
+            .map(|glass| glass.until)
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Names of rules that `next` has and this one has not (or has differently), and the other way round.
+    pub fn difference(&self, next: &Self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+        let index = |policy: &Self| -> BTreeMap<Arc<str>, Rule> {
+            policy.rules.iter().map(|rule| (Arc::clone(&rule.name), rule.clone())).collect()
+        };
+        let (old, new) = (index(self), index(next));
+        let missing = |from: &BTreeMap<Arc<str>, Rule>, other: &BTreeMap<Arc<str>, Rule>| {
+            from.iter()
+                .filter(|(name, rule)| other.get(*name) != Some(rule))
+                .map(|(name, _)| Arc::clone(name))
+                .collect()
+        };
+        (missing(&new, &old), missing(&old, &new))
+    }
+}
+
+/// One grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    pub(super) name: Arc<str>,
+    pub(super) subject: Option<PartyMatch>,
+    pub(super) actor: Option<PartyMatch>,
+    pub(super) grant: Grant,
+    pub(super) external: bool,
+    pub(super) break_glass: Option<BreakGlass>,
+}
+
+/// A time limit and why the grant exists at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BreakGlass {
+    /// When it ends.
+    pub until: SystemTime,
+    /// Why it exists.
+    pub reason: String,
+}
+
+/// What a rule grants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Grant {
+    Http {
+        hosts: Vec<HostPattern>,
+        ports: Vec<u16>,
+        /// Empty: any.
+        methods: Vec<String>,
+        /// Empty: any.
+        paths: Vec<PathPattern>,
+        upgrade: Vec<Upgrade>,
+    },
+    Tcp {
+        hosts: Vec<HostPattern>,
+        ports: Vec<u16>,
+        bypasses_http: bool,
+    },
+    Describe,
+}
+
+/// Which principals a rule means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PartyMatch {
+    pub(super) authenticator: String,
+    pub(super) everyone: bool,
+    pub(super) subjects: Vec<String>,
+    pub(super) groups: Vec<String>,
+}
+
+/// How the path of a request fares under a rule that matches in everything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PathVerdict {
+    Granted,
+    NotGranted,
+    Ambiguous,
+}
+
+impl Rule {
+    /// Name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Whether the target may lie outside of the cluster's ranges.
+    pub fn external(&self) -> bool {
+        self.external
+    }
+
+    /// The time limit and its reason, for a break-glass rule.
+    pub fn break_glass(&self) -> Option<&BreakGlass> {
+        self.break_glass.as_ref()
+    }
+
+    pub(super) fn expired(&self, at: SystemTime) -> bool {
+        self.break_glass.as_ref().is_some_and(|glass| glass.until <= at)
+    }
+
+    /// Whether everything but the path matches.
+    pub(super) fn matches_but_path(&self, question: &Question<'_>) -> bool {
+        self.grant.covers(&question.ask)
+            && self.subject.as_ref().is_none_or(|who| who.matches(&question.subject))
+            && self.actor.as_ref().is_none_or(|who| who.matches(&question.actor))
+            && (self.external || !question.external)
+            && !self.expired(question.at)
+    }
+
+    pub(super) fn judge_path(&self, ask: &Ask<'_>) -> PathVerdict {
+        let (Grant::Http { paths, .. }, Ask::Http { path, .. }) = (&self.grant, ask) else {
+            return PathVerdict::Granted;
+        };
+        if paths.is_empty() || paths.iter().any(PathPattern::is_unlimited) {
+            return PathVerdict::Granted;
+        }
+        let path = path.split('?').next().unwrap_or_default();
+        if super::path::check(path).is_err() {
+            PathVerdict::Ambiguous
+        } else if paths.iter().any(|pattern| pattern.matches(path)) {
+            PathVerdict::Granted
+        } else {
+            PathVerdict::NotGranted
+        }
+    }
+}
+
+impl Grant {
+    /// Whether kind, host, port, method and upgrade match.
+    fn covers(&self, ask: &Ask<'_>) -> bool {
+        match (self, ask) {
+            (
+                Self::Http { hosts, ports, methods, upgrade, .. },
+                Ask::Http { host, port, method, upgrade: asked, .. },
+            ) => {
+                ports.contains(port)
+                    && any_host(hosts, host)
+                    && (methods.is_empty() || methods.iter().any(|granted| granted == method))
+                    && asked.is_none_or(|asked| upgrade.contains(&asked))
+            }
+            (Self::Tcp { hosts, ports, .. }, Ask::Tcp { host, port }) => ports.contains(port) && any_host(hosts, host),
+            (Self::Describe, Ask::Describe) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn same_kind(&self, ask: &Ask<'_>) -> bool {
+        matches!(
+            (self, ask),
+            (Self::Http { .. }, Ask::Http { .. })
+                | (Self::Tcp { .. }, Ask::Tcp { .. })
+                | (Self::Describe, Ask::Describe)
+        )
+    }
+}
+
+pub(super) fn any_host(hosts: &[HostPattern], host: &Host) -> bool {
+    hosts.iter().any(|pattern| pattern.matches(host))
+}
+
+impl PartyMatch {
+    pub(super) fn matches(&self, party: &Party<'_>) -> bool {
+        self.authenticator == party.authenticator
+            && (self.everyone
+                || self.subjects.iter().any(|subject| subject == party.subject)
+                || self.groups.iter().any(|group| party.groups.contains(group)))
+    }
+}
