@@ -1,0 +1,357 @@
+//! The cluster's identity on disk (SD-1): a CA of its own, and the leaf that this gateway shows.
+//!
+//! ```text
+//! <directory>/ca/ca.crt    CA certificates, the signing one first (several during a rotation)
+//! <directory>/ca/ca.key    key of the first one, 0600
+//! <directory>/leaf.pem     the leaf and its key, 0600
+//! ```
+//!
+//! What is absent is made. Several replicas may start on one directory at once: the CA appears whole, by renaming a
+//! finished folder to a name that only one of them can take, and the others use the winner's; a leaf is replaced by
+//! renaming a finished file, and any leaf of the CA will do. A leaf lives 30 days and is renewed at two thirds of its
+//! life while the gateway runs; new connections see the new one.
+
+use std::{
+    fs,
+    io::{self, Write},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use daemon::{config::SecretRef, process::Context};
+use identity::{
+    ca::{self, Leaf, LeafRequest},
+    secret::Secret,
+    tls::{ServerTls, TlsError},
+};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::extensions::GeneralName;
+
+use crate::trust::{TrustError, TrustFile};
+
+/// Life of a CA: long enough that rotation is a decision, not a surprise.
+pub const AUTHORITY_LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 3600);
+
+/// Life of a leaf (SD-1).
+pub const LEAF_LIFE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How often the running gateway looks whether its leaf is due. The wall clock may step, so it does not sleep for weeks.
+const RENEWAL_CHECK: Duration = Duration::from_secs(600);
+
+/// ALPN names of the tunnel port, in the order of SD-10.
+pub const ALPN: &[&[u8]] = &[proto::tunnel::ALPN, b"h2", b"http/1.1"];
+
+/// Why the identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file or folder cannot be read or written.
+    #[error("{}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A certificate or key cannot be made.
+    #[error("the cluster's CA cannot sign")]
+    Ca(#[source] ca::CaError),
+    /// A key file cannot be used.
+    #[error("the CA key cannot be used")]
+    Key(#[source] daemon::config::ConfigError),
+    /// A certificate cannot be used.
+    #[error("the cluster's certificates cannot be used")]
+    Tls(#[source] TlsError),
+    /// The CA's key and certificate do not belong together, or the clock is wrong.
+    #[error(
+        "{}: what this CA signs does not verify against its own certificate: ca.crt and ca.key do not belong together, \
+         or this machine's clock is wrong", path.display()
+    )]
+    Unfit {
+        /// The CA's folder.
+        path: PathBuf,
+    },
+}
+
+/// The cluster's CA.
+#[derive(Debug)]
+pub struct Authority {
+    cluster: String,
+    directory: PathBuf,
+    certificates: Vec<String>,
+    key: Secret,
+}
+
+impl Authority {
+    /// Opens the CA in `directory`, and makes it if there is none.
+    ///
+    /// # Errors
+    /// When it cannot be read, written or used.
+    pub fn open(directory: &Path, cluster: &str) -> Result<Self, IdentityError> {
+        let folder = directory.join("ca");
+        if !folder.exists() {
+            create(directory, &folder, cluster)?;
+        }
+        let certificates = read(&folder.join("ca.crt"))?;
+        let key = SecretRef::File("ca.key".into()).read(&folder).map_err(IdentityError::Key)?;
+        let authority = Self {
+            cluster: cluster.to_owned(),
+            directory: directory.to_owned(),
+            certificates: split_pem(&certificates),
+            key: key.into(),
+        };
+        authority.trust_file().map_err(|error| match error {
+            TrustError::Certificates(source) => IdentityError::Tls(source),
+            _ => IdentityError::Unfit { path: folder },
+        })?;
+        Ok(authority)
+    }
+
+    /// CA certificates, PEM, the signing one first.
+    pub fn certificates(&self) -> &[String] {
+        &self.certificates
+    }
+
+    /// The public half.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used.
+    pub fn trust_file(&self) -> Result<TrustFile, TrustError> {
+        TrustFile::new(&self.cluster, self.certificates.clone())
+    }
+
+    /// The leaf on disk if it will do for these names, else a new one, put on disk.
+    ///
+    /// # Errors
+    /// When none can be made, or what was made does not verify.
+    pub fn leaf(&self, names: &[String], now: SystemTime) -> Result<Leaf, IdentityError> {
+        let path = self.directory.join("leaf.pem");
+        if let Ok(text) = fs::read_to_string(&path)
+            && let Some((certificate, key)) = split_leaf(&text)
+            && self.will_do(&certificate, names, now)
+        {
+            return Ok(Leaf { certificate, key });
+        }
+        let leaf = self.issue(names)?;
+        if !self.will_do(&leaf.certificate, names, now) {
+            return Err(IdentityError::Unfit { path: self.directory.join("ca") });
+        }
+        let text = format!("{}\n{}", leaf.certificate.trim_end(), leaf.key.expose());
+        let draft = self.directory.join(format!(".leaf-{}", random_name()));
+        write_private(&draft, text.as_bytes())?;
+        fs::rename(&draft, &path).map_err(|source| IdentityError::Io { path, source })?;
+        Ok(leaf)
+    }
+
+    /// When the leaf on disk is due for renewal, if there is one.
+    pub fn leaf_renews(&self) -> Option<SystemTime> {
+        let text = fs::read_to_string(self.directory.join("leaf.pem")).ok()?;
+        Facts::of(chain(&split_leaf(&text)?.0)?.first()?).map(|facts| facts.renew_at)
+    }
+
+    fn issue(&self, names: &[String]) -> Result<Leaf, IdentityError> {
+        let signing = self.certificates.first().cloned().unwrap_or_default();
+        let signer = ca::Authority { certificate: signing, key: self.key.clone() };
+        signer
+            .issue(&LeafRequest {
+                name: format!("causeway gateway of {}", self.cluster),
+                hosts: names.to_vec(),
+                uris: vec![format!("causeway://{}", self.cluster)],
+                life: LEAF_LIFE,
+                client: false,
+            })
+            .map_err(IdentityError::Ca)
+    }
+
+    /// Whether a leaf is this cluster's, has these names, and is not due for renewal.
+    fn will_do(&self, pem: &str, names: &[String], now: SystemTime) -> bool {
+        let Some(chain) = chain(pem) else { return false };
+        let proven = self.trust_file().and_then(|file| file.proof()).is_ok_and(|proof| proof.proves(Some(&chain), now));
+        proven && Facts::of(&chain[0]).is_some_and(|facts| facts.hosts == sorted(names) && now < facts.renew_at)
+    }
+}
+
+/// What we need to know of a leaf.
+struct Facts {
+    hosts: Vec<String>,
+    renew_at: SystemTime,
+}
+
+impl Facts {
+    fn of(leaf: &CertificateDer<'_>) -> Option<Self> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(leaf).ok()?;
+        let mut hosts = Vec::new();
+        if let Ok(Some(names)) = parsed.subject_alternative_name() {
+            for name in &names.value.general_names {
+                match name {
+                    GeneralName::DNSName(name) => hosts.push((*name).to_owned()),
+                    GeneralName::IPAddress(bytes) => hosts.push(address(bytes)?.to_string()),
+                    _ => {}
+                }
+            }
+        }
+        let seconds = |at: x509_parser::time::ASN1Time| u64::try_from(at.timestamp()).ok();
+        let begin = seconds(parsed.validity().not_before)?;
+        let end = seconds(parsed.validity().not_after)?;
+        let renew_at = SystemTime::UNIX_EPOCH + Duration::from_secs(begin + end.saturating_sub(begin) / 3 * 2);
+        Some(Self { hosts: sorted(&hosts), renew_at })
+    }
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    <[u8; 4]>::try_from(bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+/// Names in one spelling and order, so that two sets can be compared.
+fn sorted(names: &[String]) -> Vec<String> {
+    let canonical = |name: &String| name.parse::<IpAddr>().map_or_else(|_| name.clone(), |address| address.to_string());
+    let mut sorted: Vec<String> = names.iter().map(canonical).collect();
+    sorted.sort();
+    sorted.dedup();
+    sorted
+}
+
+fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!chain.is_empty()).then_some(chain)
+}
+
+/// What the tunnel port shows, and its renewal.
+#[derive(Debug)]
+pub struct Shown {
+    authority: Authority,
+    names: Vec<String>,
+    client_ca: Option<String>,
+    tls: ArcSwap<ServerTls>,
+    leaf: ArcSwap<String>,
+}
+
+impl Shown {
+    /// Loads or makes the leaf.
+    ///
+    /// # Errors
+    /// As [`Authority::leaf`], and when the certificates of `client_ca` (PEM) cannot be used.
+    pub fn new(
+        authority: Authority,
+        names: Vec<String>,
+        client_ca: Option<String>,
+        now: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let leaf = authority.leaf(&names, now)?;
+        let tls = server_tls(&leaf, client_ca.as_deref())?;
+        let (tls, leaf) = (ArcSwap::from_pointee(tls), ArcSwap::from_pointee(leaf.certificate));
+        Ok(Self { authority, names, client_ca, tls, leaf })
+    }
+
+    /// The TLS configurations in force now.
+    pub fn tls(&self) -> Arc<ServerTls> {
+        self.tls.load_full()
+    }
+
+    /// CA certificates, PEM.
+    pub fn anchors(&self) -> &[String] {
+        self.authority.certificates()
+    }
+
+    /// Renews the leaf if it is due; says whether it did.
+    ///
+    /// # Errors
+    /// As [`Authority::leaf`]; what was shown before stays.
+    pub fn renew_if_due(&self, now: SystemTime) -> Result<bool, IdentityError> {
+        if self.authority.will_do(&self.leaf.load(), &self.names, now) {
+            return Ok(false);
+        }
+        let leaf = self.authority.leaf(&self.names, now)?;
+        self.tls.store(Arc::new(server_tls(&leaf, self.client_ca.as_deref())?));
+        self.leaf.store(Arc::new(leaf.certificate));
+        Ok(true)
+    }
+
+    /// Renews the leaf whenever it is due, until draining begins.
+    pub async fn keep_renewed(self: Arc<Self>, context: Context) {
+        loop {
+            tokio::select! {
+                biased;
+                () = context.shutdown.draining() => return,
+                () = tokio::time::sleep(RENEWAL_CHECK) => {}
+            }
+            match self.renew_if_due(context.clock.now()) {
+                Ok(true) => tracing::info!("gateway certificate renewed"),
+                Ok(false) => {}
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::error!(%error, cause, "gateway certificate cannot be renewed; the old one stays");
+                }
+            }
+        }
+    }
+}
+
+fn server_tls(leaf: &Leaf, client_ca: Option<&str>) -> Result<ServerTls, IdentityError> {
+    match client_ca {
+        Some(ca) => ServerTls::from_pem_with_clients(&leaf.certificate, leaf.key.expose(), ca, ALPN),
+        None => ServerTls::from_pem(&leaf.certificate, leaf.key.expose(), ALPN),
+    }
+    .map_err(IdentityError::Tls)
+}
+
+/// Makes a CA in a folder of its own and gives it its name in one step; if another replica was faster, its CA stays.
+fn create(directory: &Path, folder: &Path, cluster: &str) -> Result<(), IdentityError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::Io { path, source }
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
+    let authority =
+        ca::Authority::generate(&format!("causeway cluster {cluster}"), AUTHORITY_LIFE).map_err(IdentityError::Ca)?;
+    let draft = directory.join(format!(".ca-{}", random_name()));
+    fs::DirBuilder::new().mode(0o700).create(&draft).map_err(io(&draft))?;
+    write_private(&draft.join("ca.key"), authority.key.expose().as_bytes())?;
+    write_private(&draft.join("ca.crt"), authority.certificate.as_bytes())?;
+    match fs::rename(&draft, folder) {
+        Ok(()) => tracing::info!(cluster, folder = %folder.display(), "made a CA for the cluster"),
+        Err(_) if folder.join("ca.crt").exists() => {
+            // The other replica's CA is in force; a draft that stays behind does no harm.
+            let _ = fs::remove_dir_all(&draft);
+        }
+        Err(error) => return Err(io(folder)(error)),
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+}
+
+fn read(path: &Path) -> Result<String, IdentityError> {
+    fs::read_to_string(path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+}
+
+fn random_name() -> String {
+    let mut bytes = [0_u8; 8];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness, or TLS would not work either");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const END: &str = "-----END CERTIFICATE-----";
+
+fn split_pem(text: &str) -> Vec<String> {
+    text.split_inclusive(END).filter(|part| part.contains(END)).map(|part| format!("{}\n", part.trim())).collect()
+}
+
+fn split_leaf(text: &str) -> Option<(String, Secret)> {
+    let end = text.find(END)? + END.len();
+    let (certificate, key) = text.split_at_checked(end)?;
+    Some((format!("{}\n", certificate.trim()), Secret::new(key.trim_start())))
+}
+
+#[cfg(test)]
+mod tests;

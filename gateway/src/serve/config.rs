@@ -1,0 +1,239 @@
+//! `gateway.yaml`. Types and the checks that types cannot make; nothing here opens a file or a port.
+
+mod range;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use daemon::config::{Span, Validate};
+use identity::jwt::AuthenticatorConfig;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, de};
+
+pub use range::{Range, Ranges};
+
+use crate::policy::{Host, PolicyFile, compile::MTLS};
+
+/// The config file of `gateway serve`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Cluster id: letters, digits, `.` and `-`, at most 63. The gateway proves itself as `causeway://<cluster>`.
+    pub cluster: String,
+    /// The tunnel port.
+    pub listen: Listen,
+    /// The cluster's identity on disk.
+    pub identity: IdentityFiles,
+    /// What the cluster's network looks like.
+    #[serde(default)]
+    pub networks: Networks,
+    /// Who vouches for callers, by name; a principal is always `<name>/<subject>`. The name `mtls` stands for client
+    /// certificates and cannot be given away.
+    #[serde(default)]
+    pub authenticators: BTreeMap<String, AuthenticatorConfig>,
+    /// The policy: a path (relative to this file, reloaded on change), or the policy itself.
+    pub policy: PolicySource,
+    /// Limits.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// The tunnel port (SD-10).
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Peers that may send a PROXY v2 header. Default: nobody; from anybody else it closes the connection.
+    #[serde(default)]
+    pub proxy_protocol_from: Ranges,
+    /// Peers that may speak cleartext WebSocket, such as a TLS-ending ingress; the inner session is still required.
+    /// Default: nobody but loopback.
+    #[serde(default)]
+    pub plaintext_from: Ranges,
+    /// DNS names and IP addresses in the gateway's certificate, for clients other than the connector, which does not
+    /// need them. Default: none.
+    #[serde(default)]
+    pub names: Vec<String>,
+    /// PEM CAs of client certificates; a certificate that is shown makes its holder the actor `mtls/<URI or common
+    /// name>`. Default: none is asked for. A change needs a restart.
+    #[serde(default)]
+    pub client_ca: Option<PathBuf>,
+}
+
+/// The cluster's identity on disk.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct IdentityFiles {
+    /// Folder of the CA and the leaf; what is absent is made.
+    pub directory: PathBuf,
+}
+
+/// What the cluster's network looks like (SD-6).
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Networks {
+    /// Pod ranges, one or a list. Default: none.
+    pub pods: Ranges,
+    /// Service ranges, one or a list. Default: none. An address in no range is `external`.
+    pub services: Ranges,
+    /// The cluster's DNS domain, appended to names that end in `.svc`. Default `cluster.local`.
+    pub domain: Option<String>,
+    /// Names answered before DNS is asked.
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub hosts: BTreeMap<String, IpAddr>,
+    /// Exactly these addresses and ports may be called whatever class they are of.
+    #[schemars(with = "Vec<String>")]
+    pub exceptions: Vec<SocketAddr>,
+    /// Further addresses that lead back to this gateway, such as its Service; they are never called.
+    #[schemars(with = "Vec<String>")]
+    pub own: Vec<IpAddr>,
+}
+
+/// Where the policy is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicySource {
+    /// A file of its own.
+    File(PathBuf),
+    /// In the gateway's config.
+    Inline(PolicyFile),
+}
+
+impl<'de> Deserialize<'de> for PolicySource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> de::Visitor<'de> for Visitor {
+            type Value = PolicySource;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the path of a policy file, or a policy with `rules`")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> Result<PolicySource, E> {
+                Ok(PolicySource::File(path.into()))
+            }
+
+            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<PolicySource, A::Error> {
+                PolicyFile::deserialize(de::value::MapAccessDeserializer::new(map)).map(PolicySource::Inline)
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for PolicySource {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "PolicySource".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let inline = generator.subschema_for::<PolicyFile>();
+        schemars::json_schema!({ "anyOf": [{ "type": "string", "description": "path of a policy file" }, inline] })
+    }
+}
+
+/// Limits. Each refusal names the one that was reached.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Tunnels at once. Default 1000.
+    pub tunnels: usize,
+    /// Streams at once on one tunnel. Default 1000.
+    pub streams_per_tunnel: u32,
+    /// Connections at once that have not finished their handshakes. Default 512.
+    pub handshakes: usize,
+    /// The same from one address. Default 64.
+    pub handshakes_per_address: usize,
+    /// How long a stream may outlive the token that opened it; `0s` ends it with the token. Default 1h (SD-7).
+    pub max_after_expiry: Span,
+    /// To resolve a target and connect to it. Default 10s.
+    pub connect: Span,
+    /// From the end of a request's head to the answer's first byte. Default 5m, since models may think for long.
+    pub first_byte: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            tunnels: 1000,
+            streams_per_tunnel: 1000,
+            handshakes: 512,
+            handshakes_per_address: 64,
+            max_after_expiry: Span(Duration::from_secs(3600)),
+            connect: Span(Duration::from_secs(10)),
+            first_byte: Span(Duration::from_secs(300)),
+        }
+    }
+}
+
+impl Validate for Config {
+    fn validate(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, message: String| Err((key.to_owned(), message));
+        if !is_cluster_id(&self.cluster) {
+            return wrong("cluster", "a cluster id has 1 to 63 letters, digits, `.` or `-`".to_owned());
+        }
+        for name in &self.listen.names {
+            if let Err(error) = name.parse::<Host>() {
+                return wrong("listen.names", format!("\"{name}\": {error}"));
+            }
+        }
+        if self.authenticators.contains_key(MTLS) {
+            return wrong("authenticators.mtls", "this name stands for client certificates; choose another".to_owned());
+        }
+        if self.authenticators.is_empty() && self.listen.client_ca.is_none() {
+            return wrong(
+                "authenticators",
+                "nobody could prove who they are: name an authenticator, or set `listen.client_ca`".to_owned(),
+            );
+        }
+        if let Some(domain) = &self.networks.domain
+            && !matches!(domain.parse(), Ok(Host::Name(_)))
+        {
+            return wrong("networks.domain", format!("\"{domain}\" is not a DNS name"));
+        }
+        for name in self.networks.hosts.keys() {
+            match name.parse::<Host>() {
+                Ok(Host::Name(canonical)) if canonical == *name => {}
+                _ => return wrong("networks.hosts", format!("\"{name}\" is not a lower-case DNS name")),
+            }
+        }
+        let limits = &self.limits;
+        for (key, value) in [
+            ("limits.tunnels", limits.tunnels),
+            ("limits.streams_per_tunnel", limits.streams_per_tunnel as usize),
+            ("limits.handshakes", limits.handshakes),
+            ("limits.handshakes_per_address", limits.handshakes_per_address),
+        ] {
+            if value == 0 {
+                return wrong(key, "0 would let nothing through".to_owned());
+            }
+        }
+        for (key, value) in [("limits.connect", limits.connect), ("limits.first_byte", limits.first_byte)] {
+            if value.0.is_zero() {
+                return wrong(key, "0 would let nothing through".to_owned());
+            }
+        }
+        match &self.policy {
+            PolicySource::Inline(policy) => {
+                policy.validate().map_err(|(key, message)| (format!("policy.{key}"), message))
+            }
+            PolicySource::File(path) if path.as_os_str().is_empty() => wrong("policy", "the path is empty".to_owned()),
+            PolicySource::File(_) => Ok(()),
+        }
+    }
+}
+
+/// Whether a text can stand in `causeway://<cluster>` and in file names.
+fn is_cluster_id(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= 63
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests;
