@@ -1,0 +1,313 @@
+//! HTTP heads, both ways. What goes to the target is built from nothing: the request's parts are validated as HTTP
+//! grammar once more, because what we judged must be what we send (SD-5), and names that are ours, or that would let one
+//! side speak for the other, are left out (SD-13).
+
+use std::{fmt::Write, net::IpAddr};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::PathAndQuery};
+use proto::tunnel::{
+    failure::{Code, Failure},
+    pb::{Field, Head, HttpRequest},
+};
+
+use crate::policy::{Host, file::Upgrade};
+
+/// Fields of one head; servers take a hundred or so.
+const FIELDS_MAX: usize = 256;
+
+/// Longest method; there is none beyond 17 characters in the registry.
+const METHOD_MAX: usize = 32;
+
+/// Fields of an answer's head in all, names and values: it travels as one message, which is gathered in 64 KiB.
+const ANSWER_HEAD_MAX: usize = 48 * 1024;
+
+/// Fields that concern one connection only (RFC 9110 section 7.6.1) and must not be in a forwarded head.
+const HOP_BY_HOP: &[&str] = &[
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields that make some servers act on another method or path than the one that was judged.
+const OVERRIDES: &[&str] = &[
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-host",
+];
+
+/// A request's head, checked.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// Target host.
+    pub host: Host,
+    /// Target port.
+    pub port: u16,
+    /// Method.
+    pub method: Method,
+    /// Path and query, as they go to the target.
+    pub path: PathAndQuery,
+    /// Fields that go to the target.
+    pub fields: HeaderMap,
+    /// Declared length of the body.
+    pub length: Option<u64>,
+    /// What it asks to upgrade to.
+    pub upgrade: Option<Upgrade>,
+}
+
+fn invalid(message: impl Into<String>) -> Failure {
+    Failure::before_target(Code::InvalidRequest, message)
+}
+
+/// Parses host and port of a target.
+///
+/// # Errors
+/// `InvalidRequest`.
+pub fn target(host: &str, port: u32) -> Result<(Host, u16), Failure> {
+    let host = host.parse::<Host>().map_err(|error| invalid(format!("target host: {error}")))?;
+    let port =
+        u16::try_from(port).ok().filter(|port| *port != 0).ok_or_else(|| invalid("target port is not 1 to 65535"))?;
+    Ok((host, port))
+}
+
+/// Checks a request's head.
+///
+/// # Errors
+/// `InvalidRequest`, or `Unsupported` for what is not served.
+pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
+    if request.scheme != "http" {
+        return Err(Failure::before_target(Code::Unsupported, "targets are called by http only"));
+    }
+    let (host, port) = target(&request.host, request.port)?;
+    let method = check_method(&request.method)?;
+    let path = check_path(&request.path)?;
+    let mut upgrade = None;
+    let mut length = None;
+    let mut fields = HeaderMap::with_capacity(request.fields.len().min(FIELDS_MAX) + 6);
+    if request.fields.len() > FIELDS_MAX {
+        return Err(invalid(format!("more than {FIELDS_MAX} header fields")));
+    }
+    for field in request.fields {
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid("a header field name is not a token"))?;
+        let value = HeaderValue::from_maybe_shared(field.value)
+            .map_err(|_| invalid(format!("the value of header field {name} has control characters")))?;
+        match name.as_str() {
+            "upgrade" => upgrade = Some(upgrade_of(&value)),
+            name if HOP_BY_HOP.contains(&name) => {
+                return Err(invalid(format!("header field {name} concerns one connection and cannot be forwarded")));
+            }
+            "content-length" if length.is_some() => return Err(invalid("several Content-Length fields")),
+            "content-length" => length = Some(check_length(&value)?),
+            name if is_dropped(name) => {}
+            _ => {
+                fields.append(name, value);
+            }
+        }
+    }
+    if request.no_body && length.is_some_and(|length| length > 0) {
+        return Err(invalid("a Content-Length, but no body"));
+    }
+    if request.no_body {
+        length = Some(0);
+    }
+    Ok(Checked { host, port, method, path, fields, length, upgrade })
+}
+
+fn check_method(method: &str) -> Result<Method, Failure> {
+    if method.len() > METHOD_MAX {
+        return Err(invalid("the method is too long"));
+    }
+    match Method::from_bytes(method.as_bytes()) {
+        Ok(Method::CONNECT) => Err(invalid("CONNECT is not forwarded; open a TCP stream instead")),
+        Ok(method) => Ok(method),
+        Err(_) => Err(invalid("the method is not a token")),
+    }
+}
+
+/// Origin form only, ASCII without spaces and control characters.
+fn check_path(path: &str) -> Result<PathAndQuery, Failure> {
+    if !path.starts_with('/') {
+        return Err(invalid("the path is not in origin form: it begins with `/`"));
+    }
+    if !path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(invalid("the path has spaces, control characters, a fragment or characters outside of ASCII"));
+    }
+    match path.parse::<PathAndQuery>() {
+        Ok(parsed) if parsed.as_str() == path => Ok(parsed),
+        _ => Err(invalid("the path has characters that no URI has")),
+    }
+}
+
+fn check_length(value: &HeaderValue) -> Result<u64, Failure> {
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    digits.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("Content-Length is not a number"))
+}
+
+fn upgrade_of(value: &HeaderValue) -> Upgrade {
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    match text.as_str() {
+        "websocket" => Upgrade::Websocket,
+        text if text.starts_with("spdy/") => Upgrade::Spdy,
+        _ => Upgrade::Other,
+    }
+}
+
+/// Fields that never go to a target as the caller wrote them. Some servers read `_` as `-`, so we do as well.
+fn is_dropped(name: &str) -> bool {
+    let dashed = if name.contains('_') { name.replace('_', "-") } else { String::new() };
+    let name = if dashed.is_empty() { name } else { dashed.as_str() };
+    name.starts_with("causeway-")
+        || name.starts_with("x-forwarded-")
+        || matches!(name, "forwarded" | "x-forwarded" | "x-real-ip" | "x-client-ip" | "host" | "expect")
+        || OVERRIDES.contains(&name)
+        // A hop-by-hop or length field in disguise.
+        || (!dashed.is_empty() && (HOP_BY_HOP.contains(&name) || name == "content-length"))
+}
+
+impl Checked {
+    /// The request as it goes to the target. `peer` is whom the tunnel is from.
+    pub fn request<B>(&self, body: B, peer: IpAddr, trace: Option<&HeaderValue>) -> http::Request<B> {
+        let mut request = http::Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from(self.path.clone());
+        let headers = request.headers_mut();
+        *headers = self.fields.clone();
+        let mut host = self.host.to_string();
+        if self.port != 80 {
+            // Writing to a string does not fail.
+            let _ = write!(host, ":{}", self.port);
+        }
+        let node = match peer.to_canonical() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("\"[{ip}]\""),
+        };
+        let forwarded = format!("for={node};host=\"{host}\";proto=http");
+        let ours = [
+            (header::HOST, host.clone()),
+            (header::FORWARDED, forwarded),
+            (HeaderName::from_static("x-forwarded-for"), peer.to_canonical().to_string()),
+            (HeaderName::from_static("x-forwarded-host"), host),
+            (HeaderName::from_static("x-forwarded-proto"), "http".to_owned()),
+        ];
+        for (name, value) in ours {
+            headers.insert(name, HeaderValue::try_from(value).expect("made of host names and addresses"));
+        }
+        if let Some(trace) = trace
+            && !headers.contains_key("traceparent")
+        {
+            headers.insert("traceparent", trace.clone());
+        }
+        // Without it some servers wait for a body that never comes.
+        if self.length == Some(0)
+            && !matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+        {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        request
+    }
+
+    /// Whether sending it twice is as good as sending it once, and possible (RFC 9110 section 9.2.1).
+    pub fn may_repeat(&self) -> bool {
+        self.length == Some(0) && matches!(self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+}
+
+/// The target's answer head as it goes to the caller.
+///
+/// # Errors
+/// `TargetBroken` if it is larger than a message may be.
+pub fn answer(status: http::StatusCode, fields: &HeaderMap) -> Result<Head, Failure> {
+    let named: Vec<String> = fields
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(|name| name.trim().to_ascii_lowercase())
+        .collect();
+    let kept = |name: &str| !HOP_BY_HOP.contains(&name) && !is_ours(name) && !named.iter().any(|other| other == name);
+    let fields = collect(fields, kept);
+    let size: usize = fields.iter().map(|field| field.name.len() + field.value.len() + 8).sum();
+    if size > ANSWER_HEAD_MAX {
+        return Err(Failure::after_target(Code::TargetBroken, "the target's answer head is larger than 48 KiB"));
+    }
+    Ok(Head { status: u32::from(status.as_u16()), fields })
+}
+
+/// Trailers of an answer as they go to the caller: without those that RFC 9110 section 6.5.1 forbids.
+pub fn trailers(fields: &HeaderMap) -> Vec<Field> {
+    let mut kept = collect(fields, |name| !is_forbidden_trailer(name));
+    let mut size = 0;
+    kept.retain(|field| {
+        size += field.name.len() + field.value.len() + 8;
+        size <= ANSWER_HEAD_MAX
+    });
+    kept
+}
+
+/// Trailers of a request as they go to the target.
+///
+/// # Errors
+/// `InvalidRequest` if one is not a field, or may not be a trailer.
+pub fn request_trailers(fields: Vec<Field>) -> Result<HeaderMap, Failure> {
+    let mut map = HeaderMap::new();
+    if fields.len() > FIELDS_MAX {
+        return Err(Failure::perhaps(Code::InvalidRequest, "too many trailers"));
+    }
+    for field in fields {
+        let bad = || Failure::perhaps(Code::InvalidRequest, "a trailer is not a header field, or may not be a trailer");
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad())?;
+        let value = HeaderValue::from_maybe_shared(field.value).map_err(|_| bad())?;
+        if is_forbidden_trailer(name.as_str()) {
+            return Err(bad());
+        }
+        map.append(name, value);
+    }
+    Ok(map)
+}
+
+fn is_ours(name: &str) -> bool {
+    name.starts_with("causeway-") || (name.contains('_') && name.replace('_', "-").starts_with("causeway-"))
+}
+
+fn is_forbidden_trailer(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+        || is_dropped(name)
+        || matches!(
+            name,
+            "authorization"
+                | "cache-control"
+                | "content-encoding"
+                | "content-length"
+                | "content-range"
+                | "content-type"
+                | "cookie"
+                | "location"
+                | "max-forwards"
+                | "set-cookie"
+                | "trailer"
+                | "www-authenticate"
+        )
+}
+
+fn collect(fields: &HeaderMap, kept: impl Fn(&str) -> bool) -> Vec<Field> {
+    let kept = fields.iter().filter(|(name, _)| kept(name.as_str()));
+    kept.map(|(name, value)| Field { name: name.as_str().to_owned(), value: copy(value) }).collect()
+}
+
+fn copy(value: &HeaderValue) -> bytes::Bytes {
+    bytes::Bytes::copy_from_slice(value.as_bytes())
+}
+
+#[cfg(test)]
+mod tests;
