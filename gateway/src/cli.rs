@@ -93,10 +93,15 @@ pub(crate) fn run() -> ExitCode {
     }
 }
 
-/// One message for people, on standard error.
+/// What went wrong, on standard error.
 fn complain(message: &str) {
-    // Standard error is where failures are told; if it is closed there is nowhere else.
-    let _ = writeln!(std::io::stderr(), "gateway: {message}");
+    note(&format!("gateway: {message}"));
+}
+
+/// A line for people, on standard error.
+fn note(line: &str) {
+    // If standard error is closed there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A result, on standard output.

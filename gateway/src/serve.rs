@@ -1,26 +1,164 @@
-//! `gateway serve`.
-use std::net::SocketAddr;
+//! `gateway serve`: the gateway in the cluster. One port takes tunnels in ([`entry`]), each tunnel serves its calls
+//! ([`session`]), each call is decided by the policy in force ([`enforced`]) and goes to a target ([`target`]) or tells
+//! what this gateway is.
+//!
+//! It is ready when its config, keys and policy are loaded and its port is bound; it never waits for a peer (SD-15).
 
-use daemon::{config::Loaded, process::Context};
+pub mod cluster;
+pub mod config;
+pub mod enforced;
+pub mod entry;
+pub mod gateway;
+pub mod metrics;
+mod port;
+pub mod session;
+pub mod target;
 
-/// The config file.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc};
+
+use daemon::{
+    config::Loaded,
+    process::{Context, StartFailure},
+};
+use identity::jwt::{self, Authenticators};
+use tokio::net::TcpListener;
+
+pub use config::Config;
+
+use self::{
+    cluster::{Authority, IdentityError, Shown},
+    enforced::{Loader, PolicyError},
+    gateway::Gateway,
+    metrics::Metrics,
+    port::Port,
+    session::services::Services,
+    target::{pool, pool::Pool, resolve::Resolver},
+};
 
 /// It runs.
 #[derive(Debug)]
 pub struct Running {
-    /// Bound addresses (serve: the tunnel port; connect: the faces in order).
+    /// Bound addresses: the tunnel port.
     pub addresses: Vec<SocketAddr>,
 }
 
 /// Why it could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {}
+pub enum StartError {
+    /// No valid policy.
+    #[error("the policy is not usable")]
+    Policy(#[from] PolicyError),
+    /// The cluster's identity cannot be read or made.
+    #[error("the cluster's identity is not usable")]
+    Identity(#[from] IdentityError),
+    /// The client CAs cannot be read.
+    #[error("listen.client_ca: {}", path.display())]
+    ClientCa {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// An authenticator cannot work.
+    #[error("the authenticators are not usable")]
+    Authenticators(#[from] jwt::StartError),
+    /// The port cannot be bound.
+    #[error("{address} cannot be bound")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
 
-/// Starts it; its tasks belong to `context.shutdown`.
+impl StartFailure for StartError {
+    fn is_bad_config(&self) -> bool {
+        match self {
+            Self::Policy(error) => !matches!(error, PolicyError::Watch(_)),
+            Self::Authenticators(_) | Self::ClientCa { .. } => true,
+            Self::Identity(_) | Self::Bind { .. } => false,
+        }
+    }
+}
+
+/// Starts a gateway; its tasks belong to `context.shutdown`.
+///
+/// # Errors
+/// When its config, keys or policy cannot be used, or its port cannot be bound. Nothing listens then.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let _ = (config, context);
-    todo!()
+    let Loaded { values, base, path, .. } = config;
+    let guard = context.readiness.guard("tunnel port");
+    let names: BTreeSet<String> = values.authenticators.keys().cloned().collect();
+    let policies = enforced::start(Loader::new(&values.policy, &base, &path, names), &context)?;
+    let shown = Arc::new(show(&values, &base, &context)?);
+    let clock = Arc::clone(&context.clock);
+    let authenticators = Authenticators::start(&values.authenticators, &base, clock, &context.shutdown).await?;
+    let address = values.listen.address;
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
+    let address = listener.local_addr().map_err(|source| StartError::Bind { address, source })?;
+    let gateway = Arc::new(Gateway {
+        cluster: values.cluster,
+        resolver: Resolver::new(&values.networks),
+        networks: values.networks,
+        limits: values.limits,
+        authenticators,
+        policies,
+        shown: Arc::clone(&shown),
+        pool: Pool::default(),
+        metrics: Metrics::register(&context.metrics),
+        context: context.clone(),
+    });
+    status(&gateway);
+    let services = Arc::new(Services::start(&gateway).await);
+    let port = Port::new(listener, values.listen, &gateway);
+    context.shutdown.spawn(shown.keep_renewed(context.clone()));
+    context.shutdown.spawn(keep_swept(Arc::clone(&gateway)));
+    context.shutdown.spawn(port.serve(gateway, services));
+    tracing::info!(what = "tunnel", %address, "listening");
+    guard.ready();
+    Ok(Running { addresses: vec![address] })
+}
+
+fn show(values: &Config, base: &std::path::Path, context: &Context) -> Result<Shown, StartError> {
+    let authority = Authority::open(&base.join(&values.identity.directory), &values.cluster)?;
+    let read = |path: &PathBuf| {
+        let path = base.join(path);
+        std::fs::read_to_string(&path).map_err(|source| StartError::ClientCa { path, source })
+    };
+    let client_ca = values.listen.client_ca.as_ref().map(read).transpose()?;
+    Ok(Shown::new(authority, values.listen.names.clone(), client_ca, context.clock.now())?)
+}
+
+/// What `/statusz` shows: numbers and rule names, no principals.
+fn status(gateway: &Arc<Gateway>) {
+    let shown = Arc::downgrade(gateway);
+    gateway.context.status.section("gateway", move || {
+        let Some(gateway) = shown.upgrade() else { return serde_json::Value::Null };
+        let policy = Arc::clone(&gateway.policies.borrow());
+        let break_glass: Vec<_> = policy
+            .rules()
+            .iter()
+            .filter(|rule| rule.break_glass().is_some_and(|glass| glass.until > gateway.context.clock.now()))
+            .map(|rule| rule.name().to_string())
+            .collect();
+        serde_json::json!({
+            "cluster": gateway.cluster,
+            "tunnels": gateway.metrics.tunnels_opened.get() - gateway.metrics.tunnels_closed.get(),
+            "rules": policy.rules().len(),
+            "suspended": policy.is_suspended(),
+            "break_glass": break_glass,
+        })
+    });
+}
+
+/// Closes connections that have been idle for too long, and all of them when draining begins.
+async fn keep_swept(gateway: Arc<Gateway>) {
+    loop {
+        tokio::select! {
+            biased;
+            () = gateway.context.shutdown.draining() => return gateway.pool.clear(),
+            () = tokio::time::sleep(pool::SWEEP) => gateway.pool.sweep(),
+        }
+    }
 }

@@ -3,18 +3,22 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use daemon::process::{CommonArgs, Program, Threads};
 
-use super::{ConfigFile, Failed};
+use super::Failed;
+
+/// The gateway's program. Its streams profit from every core.
+const PROGRAM: Program =
+    Program { name: "gateway serve", metrics: "causeway_gateway", admin_port: 9320, threads: Threads::PerCore };
 
 /// Arguments of `gateway serve`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    file: ConfigFile,
+    common: CommonArgs,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every subcommand has the same shape")]
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
-    super::answer("")?;
-    let _ = &arguments.file.config;
-    todo!()
+    Ok(daemon::process::run(&PROGRAM, &arguments.common, gateway::serve::start))
 }

@@ -1,0 +1,174 @@
+//! What all tunnels of one gateway share.
+
+use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+
+use daemon::process::Context;
+use identity::jwt::Authenticators;
+use proto::tunnel::{
+    failure::{Code, Failure},
+    pb::DescribeResponse,
+};
+use tokio::{net::TcpStream, sync::watch, time::Instant};
+
+use super::{
+    cluster::Shown,
+    config::{Limits, Networks},
+    metrics::Metrics,
+    session::caller::Caller,
+    target::{dial, dial::Judged, pool::Pool, resolve::Resolver},
+};
+use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why};
+
+/// Names of minor features that `Describe` tells.
+const FEATURES: &[&str] = &["http", "tcp", "watch"];
+
+/// What all tunnels of one gateway share.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Cluster id.
+    pub cluster: String,
+    /// The cluster's network.
+    pub networks: Networks,
+    /// Limits.
+    pub limits: Limits,
+    /// Who vouches for callers.
+    pub authenticators: Authenticators,
+    /// The policy in force.
+    pub policies: watch::Receiver<Arc<Policy>>,
+    /// What the tunnel port shows.
+    pub shown: Arc<Shown>,
+    /// Names to addresses.
+    pub resolver: Resolver,
+    /// Idle connections to targets.
+    pub pool: Pool,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Clock and shutdown.
+    pub context: Context,
+}
+
+/// What was allowed, and where it may go.
+#[derive(Debug)]
+pub struct Granted {
+    /// The rule that allows it.
+    pub rule: Arc<str>,
+    /// The target was judged to lie outside of the cluster's ranges.
+    pub external: bool,
+    /// Addresses that may be called, best first.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl Gateway {
+    /// Asks the policy in force.
+    ///
+    /// # Errors
+    /// `PolicyDenied` or `AmbiguousPath`.
+    pub fn decide(&self, caller: &Caller, ask: Ask<'_>, external: bool) -> Result<Arc<str>, Failure> {
+        let policy = Arc::clone(&self.policies.borrow());
+        let rule = policy.decide(&self.question(caller, ask, external)).map_err(|denial| denied(&denial))?;
+        log_break_glass(rule, caller, &ask);
+        Ok(Arc::clone(rule.name()))
+    }
+
+    /// Whether the policy still allows what it has allowed before.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn still(&self, caller: &Caller, ask: Ask<'_>, external: bool) -> Result<(), Failure> {
+        let policy = Arc::clone(&self.policies.borrow());
+        policy.decide(&self.question(caller, ask, external)).map(|_| ()).map_err(|denial| denied(&denial))
+    }
+
+    fn question<'a>(&self, caller: &'a Caller, ask: Ask<'a>, external: bool) -> Question<'a> {
+        let (subject, actor) = ((&caller.subject).into(), (&caller.actor).into());
+        Question { subject, actor, ask, external, at: self.context.clock.now() }
+    }
+
+    /// Asks the policy, resolves the target, judges its addresses, and asks again if they lie outside of the cluster.
+    ///
+    /// # Errors
+    /// The refusal, or why there is no address.
+    pub async fn grant(
+        &self,
+        caller: &Caller,
+        ask: Ask<'_>,
+        host: &Host,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Granted, Failure> {
+        let policy = Arc::clone(&self.policies.borrow());
+        let question = self.question(caller, ask, false);
+        let rule = policy.decide(&question).map_err(|denial| denied(&denial))?;
+        let resolved = tokio::time::timeout_at(deadline, self.resolver.resolve(host)).await;
+        let addresses = resolved.unwrap_or_else(|_| {
+            Err(Failure::before_target(
+                Code::TargetUnresolved,
+                format!("{host}: the cluster's DNS did not answer in time"),
+            ))
+        })?;
+        let judged = Judged::new(&addresses, port, &self.networks);
+        let (rule, external, addresses) = match (judged.inside.is_empty(), judged.external.is_empty()) {
+            (true, true) => return Err(judged.refusal()),
+            (false, _) => (rule, false, judged.inside),
+            (true, false) => {
+                let question = Question { external: true, ..question };
+                (policy.decide(&question).map_err(|denial| denied(&denial))?, true, judged.external)
+            }
+        };
+        log_break_glass(rule, caller, &ask);
+        Ok(Granted { rule: Arc::clone(rule.name()), external, addresses })
+    }
+
+    /// Connects to what was granted.
+    ///
+    /// # Errors
+    /// Why it could not.
+    pub async fn connect(
+        &self,
+        granted: &Granted,
+        host: &Host,
+        deadline: Instant,
+    ) -> Result<(TcpStream, SocketAddr), Failure> {
+        let connected = dial::connect(&granted.addresses, &self.networks, deadline).await;
+        if connected.is_err() {
+            self.resolver.forget(host);
+        }
+        connected
+    }
+
+    /// What `Describe` tells a caller.
+    pub fn describe(&self, caller: &Caller) -> DescribeResponse {
+        let expires = caller.actor.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        DescribeResponse {
+            cluster: self.cluster.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: FEATURES.iter().map(|name| (*name).to_owned()).collect(),
+            trust_anchors: self.shown.anchors().to_vec(),
+            actor: caller.actor.to_string(),
+            actor_expires: i64::try_from(expires.as_secs()).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+fn denied(denial: &Denial) -> Failure {
+    let code = match denial.why {
+        Why::AmbiguousPath => Code::AmbiguousPath,
+        Why::Suspended | Why::NoRule => Code::PolicyDenied,
+    };
+    Failure::before_target(code, denial.to_string())
+}
+
+/// Every use of a break-glass rule is logged (SD-18).
+fn log_break_glass(rule: &Rule, caller: &Caller, ask: &Ask<'_>) {
+    if let Some(glass) = rule.break_glass() {
+        tracing::warn!(
+            target: "audit",
+            rule = %rule.name(),
+            reason = %glass.reason,
+            subject = %caller.subject,
+            actor = %caller.actor,
+            asked = %ask,
+            "break-glass rule used"
+        );
+    }
+}

@@ -1,0 +1,178 @@
+//! One tunnel: an HTTP/2 connection whose calls are served side by side, each in a task that the tunnel owns.
+//!
+//! A tunnel on which nobody has proven who they are ends after [`PROOF_DEADLINE`] or [`STRIKES_MAX`] refused calls. When
+//! draining begins, watchers are told, then the connection says GOAWAY; streams go on until they end or the grace period
+//! does.
+
+pub mod caller;
+mod forward;
+pub mod record;
+pub mod revoked;
+pub mod services;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use proto::tunnel::{
+    server::{self, Call, Server},
+    settings::Settings,
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    caller::Binding,
+    record::{TunnelFacts, TunnelRecord},
+    services::Services,
+};
+use super::{
+    entry::{Admitted, Io},
+    gateway::Gateway,
+};
+
+/// A tunnel whose peer has proven nothing by then is ended (SD-10).
+const PROOF_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Refused calls after which a tunnel is ended if no call was ever accepted.
+const STRIKES_MAX: u32 = 16;
+
+/// From telling watchers that we drain to GOAWAY, so that a connector can have a new tunnel before this one refuses
+/// streams. Streams that are refused after it are safe to repeat.
+const DRAIN_NOTICE: Duration = Duration::from_millis(200);
+
+/// How long streams that were cut off get to tell their callers why.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// One tunnel.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) services: Arc<Services>,
+    pub(super) facts: Arc<TunnelFacts>,
+    pub(super) binding: Binding,
+    proven: AtomicBool,
+    strikes: AtomicU32,
+}
+
+impl Tunnel {
+    /// Somebody has proven who they are.
+    fn proven(&self) {
+        self.proven.store(true, Ordering::Relaxed);
+    }
+
+    /// Somebody has failed to.
+    fn strike(&self) {
+        self.strikes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
+    }
+
+    fn is_out(&self) -> bool {
+        !self.is_proven() && self.strikes.load(Ordering::Relaxed) >= STRIKES_MAX
+    }
+}
+
+/// Where a tunnel is in its life.
+#[derive(Debug, Clone, Copy)]
+enum Phase {
+    /// Takes calls.
+    Open,
+    /// Watchers have been told; GOAWAY follows.
+    Noticed(Instant),
+    /// GOAWAY was said; streams finish.
+    Draining,
+    /// The grace period is over; streams say why they end.
+    Forced(Instant),
+}
+
+/// Serves a tunnel to its end.
+pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc<Services>) {
+    let Admitted { io, peer, id: forwarded_id, certificate, way } = admitted;
+    let facts = Arc::new(TunnelFacts { id: random_id(), forwarded_id, peer, way: way.name() });
+    let mut record = TunnelRecord::open(&facts, &gateway.metrics);
+    let settings = Settings { max_streams: gateway.limits.streams_per_tunnel, ..Settings::default() };
+    let accepted = tokio::time::timeout(PROOF_DEADLINE, server::accept(io, settings)).await;
+    let server = match accepted {
+        Ok(Ok(server)) => server,
+        Ok(Err(error)) => return record.ended = Some(format!("not HTTP/2: {}", daemon::process::explain(&error))),
+        Err(_) => return record.ended = Some("no HTTP/2 preface in time".to_owned()),
+    };
+    let proven = AtomicBool::new(certificate.is_some());
+    let binding = Binding::new(certificate);
+    let tunnel = Arc::new(Tunnel { gateway, services, facts, binding, proven, strikes: AtomicU32::new(0) });
+    let ended = serve(server, &tunnel, &mut record).await;
+    record.actor = tunnel.binding.actor();
+    record.ended = Some(ended);
+}
+
+/// Serves calls; says why it ended.
+async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut TunnelRecord) -> String {
+    let shutdown = &tunnel.gateway.context.shutdown;
+    let proof_deadline = Instant::now() + PROOF_DEADLINE;
+    let mut streams = JoinSet::new();
+    let mut phase = Phase::Open;
+    loop {
+        let timer = match phase {
+            Phase::Noticed(until) | Phase::Forced(until) => Some(until),
+            Phase::Open | Phase::Draining => (!tunnel.is_proven()).then_some(proof_deadline),
+        };
+        tokio::select! {
+            biased;
+            () = shutdown.forced(), if !matches!(phase, Phase::Forced(_)) => {
+                phase = Phase::Forced(Instant::now() + LAST_WORDS);
+            }
+            () = shutdown.draining(), if matches!(phase, Phase::Open) => {
+                phase = Phase::Noticed(Instant::now() + DRAIN_NOTICE);
+            }
+            () = sleep_until(timer.unwrap_or(proof_deadline)), if timer.is_some() => match phase {
+                Phase::Noticed(_) => {
+                    server.drain();
+                    phase = Phase::Draining;
+                }
+                Phase::Forced(_) => return "the grace period is over".to_owned(),
+                Phase::Open | Phase::Draining if tunnel.is_proven() => {}
+                Phase::Open | Phase::Draining => return "nobody proved who they are".to_owned(),
+            },
+            call = server.next() => match call {
+                Some(Ok(Call::Forward(forward))) => {
+                    record.streams += 1;
+                    streams.spawn(forward::serve(forward, Arc::clone(tunnel)));
+                }
+                Some(Ok(Call::Other(other))) => {
+                    record.streams += 1;
+                    streams.spawn(services::serve(other, Arc::clone(tunnel)));
+                }
+                Some(Err(error)) => return format!("lost: {}", daemon::process::explain(&error)),
+                None => return "closed in good order".to_owned(),
+            },
+            Some(ended) = streams.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(tunnel = %tunnel.facts.id, "a stream's task panicked");
+                }
+                if tunnel.is_out() {
+                    return "too many refused calls, and none accepted".to_owned();
+                }
+                if matches!(phase, Phase::Forced(_)) && streams.is_empty() {
+                    // One more turn of the connection carries the last words.
+                    phase = Phase::Forced(Instant::now() + Duration::from_millis(50));
+                }
+            }
+        }
+    }
+}
+
+/// A name for a tunnel or a stream: 96 random bits.
+fn random_id() -> String {
+    let mut bytes = [0_u8; 12];
+    aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness, or TLS would not work either");
+    bytes.iter().fold(String::with_capacity(24), |id, byte| id + &format!("{byte:02x}"))
+}

@@ -1,0 +1,217 @@
+//! One `Forward` call: who calls, may they, where does it go; then bytes. The access line is written at the end, however
+//! it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use http::HeaderMap;
+use proto::tunnel::{
+    failure::{Code, Failure},
+    pb::{
+        Connected, ForwardRequest, ForwardResponse, HttpRequest, Open, TcpTarget, forward_request, forward_response,
+        open,
+    },
+    receive::{Part, Receiver},
+    server::{Forward, Sender},
+};
+use tokio::time::{Instant, timeout};
+
+use super::{Tunnel, caller::Caller, record::Record, revoked::revoked};
+use crate::{
+    policy::Ask,
+    serve::target::{
+        head::{self, Checked},
+        http::Exchange,
+        pool::Link,
+        tcp,
+    },
+};
+
+/// How long a call may take to say what it wants. Its first message is small and goes out with the call.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Gateways that a stream may have crossed: one behind another is a design, more are a loop.
+const HOPS_MAX: u32 = 3;
+
+/// Longest name of a stream taken from a caller.
+const STREAM_ID_MAX: usize = 64;
+
+/// Serves one call to its end.
+pub(super) async fn serve(forward: Forward, tunnel: Arc<Tunnel>) {
+    let Forward { metadata, receiver, mut sender } = forward;
+    let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, "forward", stream_id(&metadata));
+    record.trace = trace(&metadata).map(ToOwned::to_owned);
+    let outcome = run(&metadata, receiver, &mut sender, &tunnel, &mut record).await;
+    match &outcome {
+        Ok(()) => sender.finish(),
+        Err(failure) => sender.fail(failure),
+    }
+    record.close(outcome);
+}
+
+async fn run(
+    metadata: &HeaderMap,
+    mut receiver: Receiver<ForwardRequest>,
+    sender: &mut Sender,
+    tunnel: &Tunnel,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    let caller = tunnel.authenticate(metadata, record).await?;
+    let open = timeout(OPEN_DEADLINE, first(&mut receiver)).await.unwrap_or_else(|_| {
+        Err(Failure::before_target(Code::ProtocolError, "the call did not say what it wants within 10 s"))
+    })?;
+    if open.hops > HOPS_MAX {
+        let message = format!("the stream has crossed {} gateways already: the tunnels form a loop", open.hops);
+        return Err(Failure::before_target(Code::LimitReached, message));
+    }
+    match open.target {
+        Some(open::Target::Http(request)) => {
+            Box::pin(http(request, metadata, receiver, sender, tunnel, &caller, record)).await
+        }
+        Some(open::Target::Tcp(target)) => {
+            Box::pin(connection(&target, &mut receiver, sender, tunnel, &caller, record)).await
+        }
+        None => Err(Failure::before_target(Code::Unsupported, "the call asks for a kind of target that is not served")),
+    }
+}
+
+async fn first(receiver: &mut Receiver<ForwardRequest>) -> Result<Open, Failure> {
+    match receiver.next().await {
+        Some(Ok(Part::Message(ForwardRequest { part: Some(forward_request::Part::Open(open)) }))) => Ok(open),
+        Some(Ok(_)) => Err(Failure::before_target(Code::ProtocolError, "the call does not begin with `open`")),
+        Some(Err(failure)) => Err(failure),
+        None => Err(Failure::before_target(Code::ProtocolError, "the call ended before it began")),
+    }
+}
+
+async fn http(
+    request: HttpRequest,
+    metadata: &HeaderMap,
+    receiver: Receiver<ForwardRequest>,
+    sender: &mut Sender,
+    tunnel: &Tunnel,
+    caller: &Caller,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    record.kind = "http";
+    let checked = head::check(request)?;
+    record.target = Some(format!("{}:{}", checked.host, checked.port));
+    record.method = Some(checked.method.to_string());
+    record.path = Some(checked.path.path().to_owned());
+    let (ask, gateway) = (ask(&checked), &tunnel.gateway);
+    let deadline = Instant::now() + gateway.limits.connect.0;
+    let granted = gateway.grant(caller, ask, &checked.host, checked.port, deadline).await?;
+    record.rule = Some(Arc::clone(&granted.rule));
+    if checked.upgrade.is_some() {
+        return Err(Failure::before_target(Code::Unsupported, "this gateway does not forward HTTP upgrades"));
+    }
+    let traffic = Arc::clone(&record.traffic);
+    let exchange = Exchange {
+        checked: &checked,
+        peer: tunnel.facts.peer.ip(),
+        trace: metadata.get("traceparent").cloned(),
+        pool: &gateway.pool,
+        first_byte: gateway.limits.first_byte.0,
+        traffic: Arc::clone(&traffic),
+    };
+    let idle = gateway.pool.take(&granted.addresses);
+    if let Some(link) = &idle {
+        traffic.called(link.address);
+    }
+    let dial = || async {
+        let deadline = Instant::now() + gateway.limits.connect.0;
+        let (stream, address) = gateway.connect(&granted, &checked.host, deadline).await?;
+        traffic.called(address);
+        Link::new(stream, address).await.map_err(|error| {
+            Failure::before_target(Code::Internal, format!("the HTTP connection cannot be set up: {error}"))
+        })
+    };
+    let work = exchange.run(receiver, sender, idle, dial);
+    tunnel.unless_ended(work, caller, ask, granted.external).await
+}
+
+async fn connection(
+    target: &TcpTarget,
+    receiver: &mut Receiver<ForwardRequest>,
+    sender: &mut Sender,
+    tunnel: &Tunnel,
+    caller: &Caller,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    record.kind = "tcp";
+    let (host, port) = head::target(&target.host, target.port)?;
+    record.target = Some(format!("{host}:{port}"));
+    let (ask, gateway) = (Ask::Tcp { host: &host, port }, &tunnel.gateway);
+    let deadline = Instant::now() + gateway.limits.connect.0;
+    let granted = gateway.grant(caller, ask, &host, port, deadline).await?;
+    record.rule = Some(Arc::clone(&granted.rule));
+    let (stream, address) = gateway.connect(&granted, &host, deadline).await?;
+    record.traffic.called(address);
+    let connected = Connected { address: address.to_string() };
+    sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
+    let work = tcp::carry(stream, receiver, sender, &record.traffic);
+    tunnel.unless_ended(work, caller, ask, granted.external).await
+}
+
+impl Tunnel {
+    /// Who calls; a connection on which nobody ever proves anything is ended by its session.
+    pub(super) async fn authenticate(&self, metadata: &HeaderMap, record: &mut Record) -> Result<Caller, Failure> {
+        let now = self.gateway.context.clock.now();
+        match self.binding.caller(metadata, &self.gateway.authenticators, now).await {
+            Ok(caller) => {
+                self.proven();
+                record.actor = Some(caller.actor.clone());
+                record.subject = Some(caller.subject.clone());
+                Ok(caller)
+            }
+            Err(failure) => {
+                self.strike();
+                Err(failure)
+            }
+        }
+    }
+
+    /// Works on unless the stream is revoked or the grace period ends.
+    pub(super) async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+        caller: &Caller,
+        ask: Ask<'_>,
+        external: bool,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            worked = work => worked,
+            failure = revoked(&self.gateway, &self.binding, caller, ask, external) => Err(failure),
+            () = self.gateway.context.shutdown.forced() => {
+                Err(Failure::perhaps(Code::Draining, "the gateway's grace period is over"))
+            }
+        }
+    }
+}
+
+fn ask(checked: &Checked) -> Ask<'_> {
+    Ask::Http {
+        host: &checked.host,
+        port: checked.port,
+        method: checked.method.as_str(),
+        path: checked.path.as_str(),
+        upgrade: checked.upgrade,
+    }
+}
+
+/// The caller's name for the stream if it can stand in a log line, else one of our own.
+pub(super) fn stream_id(metadata: &HeaderMap) -> String {
+    let given = metadata.get("causeway-stream-id").and_then(|value| value.to_str().ok());
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    match given {
+        Some(id) if !id.is_empty() && id.len() <= STREAM_ID_MAX && id.bytes().all(plain) => id.to_owned(),
+        _ => super::random_id(),
+    }
+}
+
+/// `traceparent` of the call, if it has the form of one.
+pub(super) fn trace(metadata: &HeaderMap) -> Option<&str> {
+    let trace = metadata.get("traceparent")?.to_str().ok()?;
+    let plain = trace.len() == 55 && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    plain.then_some(trace)
+}

@@ -1,0 +1,277 @@
+//! The access line: one per stream and one per tunnel, written at its end from a guard, so that a stream that is cut off
+//! or panics leaves its line too. Paths are logged without query, header values never (SD-17).
+
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::StatusCode;
+use identity::principal::Principal;
+use proto::tunnel::failure::{Code, Failure};
+
+use tracing::field::DisplayValue;
+
+use crate::serve::metrics::Metrics;
+
+/// What a stream has moved. Shared with the request's body, which is on its way on its own.
+#[derive(Debug)]
+pub struct Traffic {
+    begin: Instant,
+    sent: AtomicU64,
+    received: AtomicU64,
+    status: AtomicU16,
+    answered: OnceLock<Duration>,
+    address: OnceLock<SocketAddr>,
+}
+
+impl Traffic {
+    fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            status: AtomicU16::new(0),
+            answered: OnceLock::new(),
+            address: OnceLock::new(),
+        }
+    }
+
+    /// Bytes of payload that went to the target.
+    pub fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of payload that came from the target.
+    pub fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.answered();
+    }
+
+    /// The target's answer has begun.
+    pub fn answered(&self) {
+        self.answered.get_or_init(|| self.begin.elapsed());
+    }
+
+    /// The address that was called; the first one counts.
+    pub fn called(&self, address: SocketAddr) {
+        self.address.get_or_init(|| address);
+    }
+
+    /// The answer's status.
+    pub fn status(&self, status: StatusCode) {
+        self.status.store(status.as_u16(), Ordering::Relaxed);
+    }
+}
+
+/// Whose doing the end of a stream was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nobody's: it ended well.
+    Nobody,
+    /// The caller's.
+    Caller,
+    /// The policy's, or whoever wrote it.
+    Policy,
+    /// The target's.
+    Target,
+    /// The tunnel's, or the network's.
+    Tunnel,
+    /// Ours.
+    Gateway,
+}
+
+impl Fault {
+    /// Whose doing a failure is.
+    pub fn of(code: Code) -> Self {
+        match code {
+            Code::Unauthenticated
+            | Code::TokenRefused
+            | Code::AmbiguousPath
+            | Code::InvalidRequest
+            | Code::Unsupported
+            | Code::Cancelled
+            | Code::ProtocolError => Self::Caller,
+            Code::PolicyDenied | Code::AddressRefused => Self::Policy,
+            Code::TargetUnresolved | Code::TargetRefused | Code::TargetTimeout | Code::TargetBroken => Self::Target,
+            Code::TunnelLost => Self::Tunnel,
+            Code::LimitReached | Code::Draining | Code::Internal => Self::Gateway,
+        }
+    }
+
+    /// In logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::Caller => "caller",
+            Self::Policy => "policy",
+            Self::Target => "target",
+            Self::Tunnel => "tunnel",
+            Self::Gateway => "gateway",
+        }
+    }
+}
+
+/// What the tunnel of a stream is, for its line.
+#[derive(Debug)]
+pub struct TunnelFacts {
+    /// Our name for the tunnel.
+    pub id: String,
+    /// The listener's id for it, from the PROXY header.
+    pub forwarded_id: Option<String>,
+    /// Whom it is from.
+    pub peer: SocketAddr,
+    /// How it came in.
+    pub way: &'static str,
+}
+
+/// The line of one stream, filled as the stream goes on and written when it is dropped.
+#[derive(Debug)]
+pub struct Record {
+    tunnel: Arc<TunnelFacts>,
+    metrics: Arc<Metrics>,
+    /// Both ends' name for the stream.
+    pub stream: String,
+    /// Trace of the caller.
+    pub trace: Option<String>,
+    /// `http`, `tcp` or the method's name.
+    pub kind: &'static str,
+    /// Who holds the tunnel.
+    pub actor: Option<Principal>,
+    /// Whose request it is.
+    pub subject: Option<Principal>,
+    /// Host and port as asked for.
+    pub target: Option<String>,
+    /// HTTP method.
+    pub method: Option<String>,
+    /// Path without query.
+    pub path: Option<String>,
+    /// The rule that allowed it.
+    pub rule: Option<Arc<str>>,
+    /// Bytes and times.
+    pub traffic: Arc<Traffic>,
+    outcome: Option<Result<(), Failure>>,
+}
+
+impl Record {
+    /// A stream has been opened.
+    pub fn open(tunnel: &Arc<TunnelFacts>, metrics: &Arc<Metrics>, kind: &'static str, stream: String) -> Self {
+        metrics.streams_opened.inc();
+        Self {
+            tunnel: Arc::clone(tunnel),
+            metrics: Arc::clone(metrics),
+            stream,
+            trace: None,
+            kind,
+            actor: None,
+            subject: None,
+            target: None,
+            method: None,
+            path: None,
+            rule: None,
+            traffic: Arc::new(Traffic::new()),
+            outcome: None,
+        }
+    }
+
+    /// How it ended. Without this the line says that it was cut off.
+    pub fn close(mut self, outcome: Result<(), Failure>) {
+        self.outcome = Some(outcome);
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let cut = Err(Failure::perhaps(Code::TunnelLost, "the stream was cut off with its tunnel"));
+        let outcome = self.outcome.take().unwrap_or(cut);
+        let failure = outcome.as_ref().err();
+        let ended = failure.map_or("ok", |failure| failure.code.name());
+        let fault = failure.map_or(Fault::Nobody, |failure| Fault::of(failure.code));
+        self.metrics.stream_closed(ended);
+        let traffic = &self.traffic;
+        let status = Some(traffic.status.load(Ordering::Relaxed)).filter(|status| *status != 0);
+        tracing::info!(
+            target: "access",
+            stream = %self.stream,
+            tunnel = %self.tunnel.id,
+            peer = %self.tunnel.peer,
+            forwarded_id = self.tunnel.forwarded_id,
+            trace = self.trace,
+            kind = self.kind,
+            actor = text(self.actor.as_ref()),
+            subject = text(self.subject.as_ref()),
+            target_host = self.target,
+            address = text(traffic.address.get()),
+            method = self.method,
+            path = self.path,
+            status,
+            rule = self.rule.as_deref(),
+            bytes_to_target = traffic.sent.load(Ordering::Relaxed),
+            bytes_from_target = traffic.received.load(Ordering::Relaxed),
+            first_byte_ms = traffic.answered.get().map(milliseconds),
+            total_ms = milliseconds(&traffic.begin.elapsed()),
+            ended,
+            fault = fault.name(),
+            reached_target = failure.map(|failure| failure.reached.name()),
+            reason = failure.map(|failure| failure.message.as_str()),
+            "stream"
+        );
+    }
+}
+
+fn text<T: Display>(value: Option<&T>) -> Option<DisplayValue<&T>> {
+    value.map(tracing::field::display)
+}
+
+/// Milliseconds with three digits, enough to see what a hop on one machine costs.
+fn milliseconds(duration: &Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The line of one tunnel.
+#[derive(Debug)]
+pub struct TunnelRecord {
+    facts: Arc<TunnelFacts>,
+    metrics: Arc<Metrics>,
+    begin: Instant,
+    /// Streams it has carried.
+    pub streams: u64,
+    /// The last actor it was bound to.
+    pub actor: Option<Arc<Principal>>,
+    /// Why it ended; without this it was cut off.
+    pub ended: Option<String>,
+}
+
+impl TunnelRecord {
+    /// A tunnel has been opened.
+    pub fn open(facts: &Arc<TunnelFacts>, metrics: &Arc<Metrics>) -> Self {
+        metrics.tunnels_opened.inc();
+        tracing::info!(tunnel = %facts.id, peer = %facts.peer, way = facts.way, "tunnel opened");
+        let (facts, metrics) = (Arc::clone(facts), Arc::clone(metrics));
+        Self { facts, metrics, begin: Instant::now(), streams: 0, actor: None, ended: None }
+    }
+}
+
+impl Drop for TunnelRecord {
+    fn drop(&mut self) {
+        self.metrics.tunnels_closed.inc();
+        tracing::info!(
+            target: "access",
+            tunnel = %self.facts.id,
+            peer = %self.facts.peer,
+            forwarded_id = self.facts.forwarded_id,
+            kind = "tunnel",
+            way = self.facts.way,
+            actor = text(self.actor.as_deref()),
+            streams = self.streams,
+            total_ms = milliseconds(&self.begin.elapsed()),
+            ended = self.ended.as_deref().unwrap_or("cut off"),
+            "tunnel"
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! Everything but `Forward`: `Describe`, `Watch`, gRPC health and reflection. All of it needs a principal and a
+//! `describe` rule, and ends when either is lost.
+
+use std::{fmt, fmt::Display, pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt, stream};
+use proto::tunnel::{
+    DESCRIPTORS,
+    failure::{Code, Failure},
+    pb::{
+        DescribeRequest, DescribeResponse, Drain, ForwardRequest, ForwardResponse, WatchEvent, WatchRequest,
+        tunnel_server::{self, TunnelServer},
+        watch_event,
+    },
+    server::Other,
+};
+use tonic::{Request, Response, Status, Streaming, codegen::Service};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use super::{Tunnel, caller::Caller, forward, record::Record};
+use crate::{policy::Ask, serve::gateway::Gateway};
+
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Handler = Box<dyn Fn(Other) -> Served + Send + Sync>;
+
+/// The services, by the first part of a call's path.
+pub struct Services {
+    tunnel: Handler,
+    health: Handler,
+    reflection: Handler,
+    reflection_alpha: Handler,
+}
+
+impl fmt::Debug for Services {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Services").finish_non_exhaustive()
+    }
+}
+
+impl Services {
+    /// Sets them up; health says that it is not serving once draining begins.
+    pub async fn start(gateway: &Arc<Gateway>) -> Self {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        set_health(&reporter, ServingStatus::Serving).await;
+        let shutdown = gateway.context.shutdown.clone();
+        gateway.context.shutdown.spawn(async move {
+            shutdown.draining().await;
+            set_health(&reporter, ServingStatus::NotServing).await;
+        });
+        let described = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let built = "the descriptors were made by the compiler of the same build";
+        Self {
+            tunnel: handler(TunnelServer::new(About { gateway: Arc::clone(gateway) })),
+            health: handler(health),
+            reflection: handler(described().build_v1().expect(built)),
+            reflection_alpha: handler(described().build_v1alpha().expect(built)),
+        }
+    }
+
+    fn find(&self, path: &str) -> (&'static str, Option<&Handler>) {
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        match (service, method) {
+            ("causeway.tunnel.v1.Tunnel", "Describe") => ("describe", Some(&self.tunnel)),
+            ("causeway.tunnel.v1.Tunnel", "Watch") => ("watch", Some(&self.tunnel)),
+            ("grpc.health.v1.Health", _) => ("health", Some(&self.health)),
+            ("grpc.reflection.v1.ServerReflection", _) => ("reflection", Some(&self.reflection)),
+            ("grpc.reflection.v1alpha.ServerReflection", _) => ("reflection", Some(&self.reflection_alpha)),
+            _ => ("unknown", None),
+        }
+    }
+}
+
+async fn set_health(reporter: &HealthReporter, status: ServingStatus) {
+    reporter.set_service_status("", status).await;
+    reporter.set_service_status("causeway.tunnel.v1.Tunnel", status).await;
+}
+
+fn handler<S>(service: S) -> Handler
+where
+    S: Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send,
+    S::Error: Display + Send,
+{
+    Box::new(move |other| Box::pin(other.serve(service.clone())))
+}
+
+/// Serves one call to its end.
+pub(super) async fn serve(mut other: Other, tunnel: Arc<Tunnel>) {
+    let metadata = &other.head.headers;
+    let (kind, handler) = tunnel.services.find(other.head.uri.path());
+    let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, kind, forward::stream_id(metadata));
+    record.trace = forward::trace(metadata).map(ToOwned::to_owned);
+    let outcome = match admit(&other, kind, &tunnel, &mut record).await {
+        Ok(caller) => match handler {
+            Some(handler) => {
+                other.head.extensions.insert(Arc::clone(&caller));
+                let serving = handler(other);
+                let work = async {
+                    serving.await;
+                    Ok(())
+                };
+                tunnel.unless_ended(work, &caller, Ask::Describe, false).await
+            }
+            None => refuse(other, Failure::before_target(Code::Unsupported, "there is no such method here")),
+        },
+        Err(failure) => refuse(other, failure),
+    };
+    record.close(outcome);
+}
+
+fn refuse(other: Other, failure: Failure) -> Result<(), Failure> {
+    other.fail(&failure);
+    Err(failure)
+}
+
+async fn admit(other: &Other, kind: &str, tunnel: &Tunnel, record: &mut Record) -> Result<Arc<Caller>, Failure> {
+    let metadata = &other.head.headers;
+    if kind == "describe"
+        && let Err(failure) = tunnel.binding.bind(metadata, &tunnel.gateway.authenticators).await
+    {
+        tunnel.strike();
+        return Err(failure);
+    }
+    let caller = tunnel.authenticate(metadata, record).await?;
+    record.rule = Some(tunnel.gateway.decide(&caller, Ask::Describe, false)?);
+    Ok(Arc::new(caller))
+}
+
+/// The generated service's implementation.
+#[derive(Debug)]
+struct About {
+    gateway: Arc<Gateway>,
+}
+
+impl About {
+    fn state<T>(&self, request: &Request<T>) -> Result<DescribeResponse, Status> {
+        let caller = request.extensions().get::<Arc<Caller>>();
+        let caller = caller.ok_or_else(|| Status::internal("the call came past authentication"))?;
+        Ok(self.gateway.describe(caller))
+    }
+}
+
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl tunnel_server::Tunnel for About {
+    type ForwardStream = Events<ForwardResponse>;
+
+    async fn forward(&self, _: Request<Streaming<ForwardRequest>>) -> Result<Response<Self::ForwardStream>, Status> {
+        Err(Status::unimplemented("Forward is served without this adapter"))
+    }
+
+    async fn describe(&self, request: Request<DescribeRequest>) -> Result<Response<DescribeResponse>, Status> {
+        self.state(&request).map(Response::new)
+    }
+
+    type WatchStream = Events<WatchEvent>;
+
+    async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let state = WatchEvent { event: Some(watch_event::Event::State(self.state(&request)?)) };
+        let shutdown = self.gateway.context.shutdown.clone();
+        let notice = stream::once(async move {
+            shutdown.draining().await;
+            let within_ms = u32::try_from(daemon::process::GRACE.as_millis()).unwrap_or(u32::MAX);
+            Ok(WatchEvent { event: Some(watch_event::Event::Drain(Drain { within_ms })) })
+        });
+        Ok(Response::new(stream::once(async { Ok(state) }).chain(notice).boxed()))
+    }
+}
