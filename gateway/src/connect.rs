@@ -1,26 +1,290 @@
-//! `gateway connect`.
-use std::net::SocketAddr;
+//! `gateway connect`: the connector. It holds tunnels to clusters and offers local ports that lead to targets in them.
+//!
+//! Everything is read and checked before a port opens; ports open before anything is dialled, so that nobody depends on
+//! who starts first. A request that comes while no tunnel is up waits for a bounded time.
+mod access;
+pub(crate) mod actor;
+pub mod config;
+pub(crate) mod face;
+#[cfg(test)]
+mod fake;
+mod metrics;
+pub(crate) mod stream_id;
+pub mod target;
+pub(crate) mod tunnels;
+pub mod way;
 
-use daemon::{config::Loaded, process::Context};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc};
 
-/// The config file.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+use daemon::{
+    config::{ConfigError, Loaded},
+    process::{Context, StartFailure},
+};
+use identity::{
+    tls::TlsError,
+    token::{Cache, TokenError},
+};
+use rustls::RootCertStore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// It runs.
+pub use self::config::Config;
+use self::{
+    actor::Actor,
+    config::{ClusterConfig, WayConfig},
+    face::{Bound, Face},
+    metrics::ConnectMetrics,
+    tunnels::{
+        Tunnels,
+        keep::{Care, any_way, keep},
+    },
+    way::{
+        Opener, Way,
+        proof::{Proof, TrustError},
+    },
+};
+
+/// A running connector.
 #[derive(Debug)]
 pub struct Running {
-    /// Bound addresses (serve: the tunnel port; connect: the faces in order).
+    /// Bound addresses of the faces, in the order of the file.
     pub addresses: Vec<SocketAddr>,
+    state: Arc<State>,
 }
 
-/// Why it could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {}
+/// What is told about a running connector.
+#[derive(Debug)]
+struct State {
+    clusters: Vec<Tunnels>,
+    faces: Vec<Arc<Face>>,
+}
 
-/// Starts it; its tasks belong to `context.shutdown`.
+/// Why a connector could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The roots of outer TLS sessions cannot be used.
+    #[error("trust: cannot be used")]
+    Roots(#[source] TlsError),
+    /// A cluster's trust file cannot be used.
+    #[error("clusters.{cluster}.trust.file: cannot be used; fetch it with `gateway trust export`")]
+    Trust {
+        /// Which cluster.
+        cluster: String,
+        /// What is wrong with it.
+        #[source]
+        source: TrustError,
+    },
+    /// A hybrid connection's credential cannot be used.
+    #[error("clusters.{cluster}.ways: the credential cannot be used")]
+    Credential {
+        /// Which cluster.
+        cluster: String,
+        /// What is wrong with it.
+        #[source]
+        source: ConfigError,
+    },
+    /// The source of the connector's own token cannot be used.
+    #[error("clusters.{cluster}.token: cannot be used")]
+    Token {
+        /// Which cluster.
+        cluster: String,
+        /// What is wrong with it.
+        #[source]
+        source: TokenError,
+    },
+    /// A way's address cannot be used, though it was accepted when the file was read.
+    #[error("clusters.{cluster}.ways: {message}")]
+    Way {
+        /// Which cluster.
+        cluster: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A face's port cannot be bound.
+    #[error("faces: {address} cannot be bound")]
+    Bind {
+        /// Which address.
+        address: SocketAddr,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StartFailure for StartError {
+    fn is_bad_config(&self) -> bool {
+        !matches!(self, Self::Bind { .. })
+    }
+}
+
+/// Starts a connector; its tasks belong to `context.shutdown`.
+///
+/// # Errors
+/// A file that the configuration names cannot be used, or a port cannot be bound. Whether a cluster can be reached is
+/// not awaited: `/readyz` tells.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let _ = (config, context);
-    todo!()
+    let Loaded { values, base, .. } = config;
+    let roots = identity::tls::roots(&values.trust, &base).map_err(StartError::Roots)?;
+    let metrics = ConnectMetrics::register(&context.metrics);
+    let mut clusters = BTreeMap::new();
+    for (name, config) in &values.clusters {
+        clusters.insert(name.as_str(), Cluster::read(name, config, &roots, &base, &context, &metrics)?);
+    }
+    let mut bound = Vec::with_capacity(values.faces.len());
+    for face in &values.faces {
+        // Both were checked when the file was read.
+        let (Some(place), Some(cluster)) = (face.place(), clusters.get(&*face.to.cluster)) else { continue };
+        let (tunnels, metrics) = (cluster.tunnels.clone(), metrics.face(&face.to.cluster, place.0));
+        let (clock, shutdown) = (Arc::clone(&context.clock), context.shutdown.clone());
+        let port = Bound::bind(face, place, tunnels, metrics, clock, shutdown)
+            .await
+            .map_err(|source| StartError::Bind { address: place.1, source })?;
+        bound.push(port);
+    }
+    let state = Arc::new(State {
+        clusters: clusters.values().map(|cluster| cluster.tunnels.clone()).collect(),
+        faces: bound.iter().map(|bound| Arc::clone(&bound.face)).collect(),
+    });
+    let addresses = bound.iter().map(|bound| bound.face.address).collect();
+
+    let connections = TaskTracker::new();
+    for port in bound {
+        let serving = port.serve(connections.clone());
+        context.shutdown.spawn(connections.track_future(serving));
+    }
+    let stop = CancellationToken::new();
+    for cluster in clusters.into_values() {
+        cluster.keep(&context, &stop);
+    }
+    context.shutdown.spawn(stop_last(context.clone(), connections, stop));
+    tell(&state, &context);
+    Ok(Running { addresses, state })
+}
+
+/// Tunnels outlive the faces: they stop when the last connection of a face has ended.
+async fn stop_last(context: Context, connections: TaskTracker, stop: CancellationToken) {
+    context.shutdown.draining().await;
+    connections.close();
+    tokio::select! {
+        biased;
+        () = context.shutdown.forced() => {}
+        () = connections.wait() => {}
+    }
+    stop.cancel();
+}
+
+/// Readiness and status: this process can do its part while at least one cluster can be reached (SD-15).
+fn tell(state: &Arc<State>, context: &Context) {
+    let reachable = Arc::clone(state);
+    context.readiness.check("cluster", move || {
+        let any = reachable.clusters.iter().any(|cluster| cluster.up() > 0);
+        any.then_some(()).ok_or_else(|| "no cluster can be reached".to_owned())
+    });
+    let shown = Arc::clone(state);
+    context.status.section("connector", move || shown.status());
+}
+
+impl Running {
+    /// What `/statusz` shows: clusters with their ways and tunnels, and faces.
+    pub fn status(&self) -> serde_json::Value {
+        self.state.status()
+    }
+}
+
+impl State {
+    fn status(&self) -> serde_json::Value {
+        let faces: Vec<_> = self
+            .faces
+            .iter()
+            .map(|face| {
+                serde_json::json!({
+                    "kind": face.kind.name(),
+                    "address": face.address.to_string(),
+                    "to": face.target.to_string(),
+                    "as": face.speaks.name(),
+                })
+            })
+            .collect();
+        let clusters: Vec<_> = self.clusters.iter().map(Tunnels::status).collect();
+        serde_json::json!({ "clusters": clusters, "faces": faces })
+    }
+}
+
+/// A cluster, ready to be reached.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) tunnels: Tunnels,
+    pub(crate) opener: Arc<Opener>,
+    pub(crate) ways: Arc<[Way]>,
+    wanted: usize,
+}
+
+impl Cluster {
+    /// Reads everything that the configuration of one cluster names.
+    fn read(
+        name: &str,
+        config: &ClusterConfig,
+        roots: &RootCertStore,
+        base: &Path,
+        context: &Context,
+        metrics: &ConnectMetrics,
+    ) -> Result<Self, StartError> {
+        let cluster: Arc<str> = name.into();
+        let trust = base.join(&config.trust.file);
+        Proof::read(&trust, name).map_err(|source| StartError::Trust { cluster: name.to_owned(), source })?;
+        let source = identity::token::source(&config.token, base)
+            .map_err(|source| StartError::Token { cluster: name.to_owned(), source })?;
+        let cache = Cache::new(source, Arc::clone(&context.clock), context.shutdown.clone());
+        let audience = config.token.audience.clone().unwrap_or_else(|| format!("causeway://{name}"));
+        let ways = config.ways.iter().map(|way| open_way(way, name, base, context)).collect::<Result<_, _>>()?;
+        let opener = Opener {
+            cluster: Arc::clone(&cluster),
+            trust,
+            roots: roots.clone(),
+            relay_tls: identity::tls::client(roots.clone(), &[b"http/1.1"]),
+            actor: Actor::new(cache, audience),
+            clock: Arc::clone(&context.clock),
+        };
+        let tunnels = Tunnels::new(Arc::clone(&cluster), config.tunnels, metrics.cluster(&cluster));
+        Ok(Self { tunnels, opener: Arc::new(opener), ways, wanted: config.tunnels })
+    }
+
+    /// One cluster of a configuration, without holding tunnels to it.
+    pub(crate) fn of(config: &Loaded<Config>, name: &str, context: &Context) -> Result<Option<Self>, StartError> {
+        let Some(cluster) = config.values.clusters.get(name) else { return Ok(None) };
+        let roots = identity::tls::roots(&config.values.trust, &config.base).map_err(StartError::Roots)?;
+        Self::read(name, cluster, &roots, &config.base, context, &ConnectMetrics::default()).map(Some)
+    }
+
+    fn keep(self, context: &Context, stop: &CancellationToken) {
+        let Self { tunnels, opener, ways, wanted } = self;
+        for _ in 0..wanted {
+            let care = Care {
+                tunnels: tunnels.clone(),
+                actor: opener.actor.clone(),
+                clock: Arc::clone(&context.clock),
+                shutdown: context.shutdown.clone(),
+                stop: stop.clone(),
+            };
+            let (tunnels, opener, ways) = (tunnels.clone(), Arc::clone(&opener), Arc::clone(&ways));
+            let open = move || any_way(Arc::clone(&opener), Arc::clone(&ways), tunnels.clone());
+            context.shutdown.spawn(keep(care, open));
+        }
+    }
+}
+
+fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> Result<Way, StartError> {
+    let wrong = |message: String| StartError::Way { cluster: cluster.to_owned(), message };
+    match way {
+        WayConfig { direct: Some(url), .. } => {
+            Ok(Way::Direct(url.parse().map_err(|error: way::DirectUrlError| wrong(error.to_string()))?))
+        }
+        WayConfig { hybrid_connection: Some(url), credential: Some(credential), .. } => Ok(Way::HybridConnection {
+            address: url.parse().map_err(wrong)?,
+            shown: url.clone(),
+            credential: credential
+                .open(base, context)
+                .map_err(|source| StartError::Credential { cluster: cluster.to_owned(), source })?,
+        }),
+        _ => Err(wrong("a way is exactly one of `direct:` and `hybrid_connection:`".to_owned())),
+    }
 }

@@ -1,0 +1,101 @@
+//! The table of files that are refused, and why.
+use std::path::Path;
+
+use super::*;
+
+/// A file that is accepted, with a cluster and a face to vary.
+fn file(cluster: &str, faces: &str) -> String {
+    format!(
+        "clusters:\n  factory-a:\n    trust: {{ file: a.trust.yaml }}\n    token: {{ source: file, path: token }}\n{cluster}\n\
+         faces:\n{faces}\n"
+    )
+}
+
+const DIRECT: &str = "    ways: [{ direct: wss://gw.example.com }]";
+const HTTP: &str = "  - { http: 127.0.0.1:8080, to: factory-a/scorer.models.svc:80 }";
+
+fn parse(text: &str) -> Result<Config, String> {
+    daemon::config::parse::<Config>(text, Path::new("connector.yaml")).map_err(|error| error.to_string())
+}
+
+#[test]
+fn the_example_is_accepted_with_its_defaults() {
+    let text = file(
+        "    ways:\n      - direct: wss://gw.factory-a.example.com\n      - hybrid_connection: sb://relay.example.com/factory-a\n        \
+         credential: { sas: { rule: factory-a-send, key: { file: fa-send } } }",
+        "  - { http: 127.0.0.1:8080, to: factory-a/scorer.models.svc:80, as: caller }\n  - { tcp: 127.0.0.1:5432, to: factory-a/postgres.db.svc:5432, as: connector }",
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(config.clusters["factory-a"].tunnels, 2);
+    assert!(config.trust.system);
+}
+
+#[test]
+fn faces_speak_as_their_kind_does() {
+    let config = parse(&file(
+        DIRECT,
+        "  - { http: 127.0.0.1:0, to: factory-a/a:80 }\n  - { tcp: 127.0.0.1:0, to: factory-a/b:80 }\n  - { http: 127.0.0.1:0, to: factory-a/c:80, as: connector }",
+    ))
+    .unwrap();
+    let speaks: Vec<_> = config.faces.iter().map(FaceConfig::speaks).collect();
+    assert_eq!(speaks, [Speaks::Caller, Speaks::Connector, Speaks::Connector]);
+}
+
+#[test]
+fn what_cannot_work_is_refused_by_key() {
+    let table: &[(&str, &str, &str)] = &[
+        ("    ways: []", HTTP, "clusters.factory-a.ways"),
+        ("    ways: [{ direct: \"https://gw\" }]", HTTP, "clusters.factory-a.ways[0].direct"),
+        ("    ways: [{ direct: \"ws://gw.example.com\" }]", HTTP, "clusters.factory-a.ways[0].direct"),
+        ("    ways: [{}]", HTTP, "clusters.factory-a.ways[0]"),
+        ("    ways: [{ direct: \"wss://a\", hybrid_connection: \"sb://b/c\" }]", HTTP, "clusters.factory-a.ways[0]"),
+        ("    ways: [{ hybrid_connection: \"sb://relay/a\" }]", HTTP, "needs a credential"),
+        (
+            "    ways: [{ direct: \"wss://a\", credential: { sas: { rule: r, key: { file: k } } } }]",
+            HTTP,
+            "takes no credential",
+        ),
+        (
+            "    ways: [{ hybrid_connection: \"http://relay/a\", credential: { sas: { rule: r, key: { file: k } } } }]",
+            HTTP,
+            "clusters.factory-a.ways[0].hybrid_connection",
+        ),
+        ("    ways: [{ direct: wss://a }]\n    tunnels: 0", HTTP, "clusters.factory-a.tunnels"),
+        ("    ways: [{ direct: wss://a }]\n    tunnels: 9", HTTP, "from 1 to 8"),
+        (DIRECT, "  - { http: 127.0.0.1:8080, to: factory-b/x:80 }", "no cluster `factory-b`"),
+        (DIRECT, "  - { to: factory-a/x:80 }", "exactly one of `http: <address>`"),
+        (DIRECT, "  - { http: 127.0.0.1:1, tcp: 127.0.0.1:2, to: factory-a/x:80 }", "faces[0]"),
+        (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, as: caller }", "faces[0].as"),
+        (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, hosts: [a] }", "faces[0].hosts"),
+        (DIRECT, "  - { http: 0.0.0.0:1, to: factory-a/x:80 }", "open_to_network"),
+        (DIRECT, "  - { tcp: \"[::]:1\", to: factory-a/x:80 }", "open_to_network"),
+        (
+            DIRECT,
+            "  - { http: 127.0.0.1:1, to: factory-a/x:80 }\n  - { tcp: 127.0.0.1:1, to: factory-a/y:80 }",
+            "faces[1].tcp",
+        ),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: scorer }", "<cluster>/<host>:<port>"),
+    ];
+    for (cluster, faces, expected) in table {
+        let error = parse(&file(cluster, faces)).expect_err(expected);
+        assert!(error.contains(expected), "expected `{expected}` in: {error}");
+    }
+}
+
+#[test]
+fn a_way_without_trust_is_refused() {
+    let text = "clusters: { factory-a: { ways: [{ direct: wss://gw }], token: { source: file, path: t } } }";
+    let error = parse(text).unwrap_err();
+    assert!(error.contains("trust"), "{error}");
+}
+
+#[test]
+fn an_open_face_is_accepted_when_it_says_so() {
+    parse(&file(DIRECT, "  - { tcp: 0.0.0.0:1, to: factory-a/x:80, open_to_network: true }")).unwrap();
+}
+
+#[test]
+fn an_unknown_key_is_refused() {
+    let error = parse(&file(DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, host: [a] }")).unwrap_err();
+    assert!(error.contains("hosts"), "{error}");
+}

@@ -1,0 +1,173 @@
+//! Who may speak to an HTTP face at all (SD-3): a loopback port is reachable by every web page in a browser on this
+//! machine, so `Host` must be one that is listed, and what a browser marks as coming from a page is refused.
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, Uri, header, uri::Authority};
+
+use super::refusal::Refusal;
+use crate::connect::target::Target;
+
+/// The values of `Host` that a face answers to, lower-case.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// Host alone: any port, or none.
+    hosts: Vec<String>,
+    /// Host and port.
+    pairs: Vec<(String, u16)>,
+}
+
+impl Guard {
+    /// For a face bound at `bound` that leads to `target`; `listed` are further names, with or without a port.
+    pub(super) fn new(bound: SocketAddr, target: &Target, listed: &[String]) -> Self {
+        let mut guard = Self { hosts: vec![target.host.to_string()], pairs: Vec::new() };
+        for host in ["localhost", "127.0.0.1", "::1"] {
+            guard.pairs.push((host.to_owned(), bound.port()));
+        }
+        if !bound.ip().is_unspecified() {
+            guard.pairs.push((bound.ip().to_canonical().to_string(), bound.port()));
+        }
+        for text in listed {
+            match text.parse::<Authority>().ok().as_ref().and_then(split) {
+                Some((host, Some(port))) => guard.pairs.push((host, port)),
+                Some((host, None)) => guard.hosts.push(host),
+                None => tracing::warn!(host = %text, "not a host name: the entry of `hosts` has no effect"),
+            }
+        }
+        guard
+    }
+
+    /// Refuses what a browser sends on behalf of a page, and any `Host` that is not listed.
+    pub(super) fn check(&self, uri: &Uri, fields: &HeaderMap) -> Result<(), Refusal> {
+        if fields.contains_key(header::ORIGIN) {
+            return Err(Refusal::from_web_page(
+                "requests with an Origin field are refused: this port is not for web pages",
+            ));
+        }
+        // `same-site` is any other port of this machine, `same-origin` a page that this face itself has served.
+        let site = fields.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+        if site.is_some_and(|site| !matches!(site, b"none" | b"same-origin")) {
+            return Err(Refusal::from_web_page("requests that a browser sends for another site are refused"));
+        }
+        let mut named = fields.get_all(header::HOST).iter();
+        let (Some(host), None) = (named.next(), named.next()) else {
+            return Err(Refusal::invalid("the request needs exactly one Host field"));
+        };
+        let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+        // A request line in absolute form names the host a second time; both must be ours.
+        for authority in host.iter().chain(uri.authority()) {
+            if !self.admits(authority) {
+                return Err(Refusal::misdirected(authority.as_str()));
+            }
+        }
+        match host {
+            Some(_) => Ok(()),
+            None => Err(Refusal::invalid("the Host field is malformed")),
+        }
+    }
+
+    fn admits(&self, authority: &Authority) -> bool {
+        let Some((host, port)) = split(authority) else { return false };
+        self.hosts.contains(&host) || self.pairs.iter().any(|(known, at)| *known == host && *at == port.unwrap_or(80))
+    }
+}
+
+/// Host in the form in which hosts are compared, and port. Nothing for user information or a port that is no number.
+fn split(authority: &Authority) -> Option<(String, Option<u16>)> {
+    // User information makes it begin with something else than the host.
+    let port = match authority.as_str().strip_prefix(authority.host())? {
+        "" => None,
+        port => Some(port.strip_prefix(':')?.parse().ok()?),
+    };
+    let host = authority.host();
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let host = match host.parse::<IpAddr>() {
+        Ok(address) => address.to_canonical().to_string(),
+        Err(_) => host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase(),
+    };
+    (!host.is_empty()).then_some((host, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn guard(listed: &[&str]) -> Guard {
+        let target = Target::within("a", "scorer.models.svc:80").unwrap();
+        let listed: Vec<_> = listed.iter().map(|host| (*host).to_owned()).collect();
+        Guard::new("127.0.0.1:8080".parse().unwrap(), &target, &listed)
+    }
+
+    fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    fn check(guard: &Guard, uri: &'static str, pairs: &[(&'static str, &'static str)]) -> Result<(), u16> {
+        guard.check(&Uri::from_static(uri), &fields(pairs)).map_err(|refusal| refusal.status.as_u16())
+    }
+
+    #[test]
+    fn loopback_names_with_the_bound_port_and_the_target_are_admitted() {
+        for host in [
+            "localhost:8080",
+            "LOCALHOST:8080",
+            "127.0.0.1:8080",
+            "[::1]:8080",
+            "scorer.models.svc",
+            "scorer.models.svc.:80",
+            "Scorer.Models.SVC:8080",
+        ] {
+            assert_eq!(check(&guard(&[]), "/", &[("host", host)]), Ok(()), "{host}");
+        }
+    }
+
+    #[test]
+    fn any_other_host_is_refused() {
+        for host in [
+            "localhost",
+            "localhost:80",
+            "127.0.0.1:8081",
+            "rebound.example.com:8080",
+            "user@localhost:8080",
+            "10.0.0.1:8080",
+            "localhost:",
+            "localhost:70000",
+        ] {
+            assert_eq!(check(&guard(&[]), "/", &[("host", host)]), Err(403), "{host}");
+        }
+        assert_eq!(check(&guard(&[]), "/", &[]), Err(400));
+        assert_eq!(check(&guard(&[]), "/", &[("host", "a b")]), Err(400));
+        assert_eq!(check(&guard(&[]), "/", &[("host", "localhost:8080"), ("host", "localhost:8080")]), Err(400));
+    }
+
+    #[test]
+    fn listed_hosts_are_admitted_besides() {
+        let guard = guard(&["scorer.internal", "box:8080"]);
+        assert_eq!(check(&guard, "/", &[("host", "scorer.internal:99")]), Ok(()));
+        assert_eq!(check(&guard, "/", &[("host", "box:8080")]), Ok(()));
+        assert_eq!(check(&guard, "/", &[("host", "box")]), Err(403));
+        assert_eq!(check(&guard, "/", &[("host", "localhost:8080")]), Ok(()));
+    }
+
+    #[test]
+    fn absolute_form_must_name_an_admitted_host_too() {
+        let host = [("host", "localhost:8080")];
+        assert_eq!(check(&guard(&[]), "http://localhost:8080/x", &host), Ok(()));
+        assert_eq!(check(&guard(&[]), "http://169.254.169.254/x", &host), Err(403));
+    }
+
+    #[test]
+    fn what_a_browser_sends_for_a_page_is_refused() {
+        let host = ("host", "localhost:8080");
+        for value in ["null", "http://localhost:8080", "https://evil.example"] {
+            assert_eq!(check(&guard(&[]), "/", &[host, ("origin", value)]), Err(403), "{value}");
+        }
+        for value in ["cross-site", "same-site", "CROSS-SITE", ""] {
+            assert_eq!(check(&guard(&[]), "/", &[host, ("sec-fetch-site", value)]), Err(403), "{value}");
+        }
+        for value in ["none", "same-origin"] {
+            assert_eq!(check(&guard(&[]), "/", &[host, ("sec-fetch-site", value)]), Ok(()), "{value}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Answers that we make ourselves: a JSON text that says what failed, who decided, whether the target saw it, and what
+//! to do next; with a field `causeway-error` that no target can forge (SD-13).
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use proto::tunnel::failure::{Code, Failure, Reached};
+use serde::Serialize;
+
+use crate::connect::stream_id::StreamId;
+
+/// A failure on its way to a plain HTTP client.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) failure: Failure,
+    /// Who decided.
+    pub(crate) by: By,
+    remedy: Option<&'static str>,
+}
+
+/// Whose decision a failure was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// This process.
+    Connector,
+    /// The gateway of the cluster.
+    Gateway,
+}
+
+/// `reached_target` as it is written.
+pub(crate) fn reached(reached: Reached) -> &'static str {
+    match reached {
+        Reached::No => "no",
+        Reached::Yes => "yes",
+        Reached::Maybe => "maybe",
+    }
+}
+
+/// The JSON text.
+#[derive(Debug, Serialize)]
+struct Text<'a> {
+    code: &'static str,
+    message: &'a str,
+    remedy: &'a str,
+    stream_id: &'a str,
+    decided_by: String,
+    reached_target: &'static str,
+}
+
+impl By {
+    /// Who decided on a failure that a tunnel gave: a lost tunnel speaks for nobody but ourselves.
+    pub(crate) fn of(failure: &Failure) -> Self {
+        match failure.code {
+            Code::TunnelLost | Code::Cancelled => Self::Connector,
+            _ => Self::Gateway,
+        }
+    }
+
+    /// As people read it.
+    pub(crate) fn shown(self, cluster: &str) -> String {
+        match self {
+            Self::Connector => "connector".to_owned(),
+            Self::Gateway => format!("gateway {cluster}"),
+        }
+    }
+}
+
+impl Refusal {
+    fn here(status: StatusCode, code: Code, message: impl Into<String>, remedy: Option<&'static str>) -> Self {
+        Self { status, failure: Failure::before_target(code, message), by: By::Connector, remedy }
+    }
+
+    /// The request breaks HTTP or this face's rules.
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::here(StatusCode::BAD_REQUEST, Code::InvalidRequest, message, None)
+    }
+
+    /// Understood, not served.
+    pub(crate) fn unsupported(message: impl Into<String>) -> Self {
+        Self::here(StatusCode::NOT_IMPLEMENTED, Code::Unsupported, message, None)
+    }
+
+    /// No token came with the request.
+    pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
+        let remedy =
+            "send `Authorization: Bearer <token>`, or `Causeway-Authorization` if the application needs its own";
+        Self::here(StatusCode::UNAUTHORIZED, Code::Unauthenticated, message, Some(remedy))
+    }
+
+    /// `Host` names something that this face is not.
+    pub(crate) fn misdirected(host: &str) -> Self {
+        let remedy = "use a listed host name, or add this one to the face's `hosts`";
+        let message = format!("this port does not answer to the host name `{host}`");
+        Self::here(StatusCode::FORBIDDEN, Code::InvalidRequest, message, Some(remedy))
+    }
+
+    /// A browser sent it for a web page.
+    pub(crate) fn from_web_page(message: impl Into<String>) -> Self {
+        let remedy = "call this port from a program, not from a page in a browser";
+        Self::here(StatusCode::FORBIDDEN, Code::InvalidRequest, message, Some(remedy))
+    }
+
+    /// The next thing to do.
+    pub(crate) fn remedy(&self) -> &'static str {
+        self.remedy.unwrap_or_else(|| self.failure.code.remedy())
+    }
+
+    /// The answer.
+    pub(crate) fn answer(&self, stream: StreamId, cluster: &str) -> Response<Bytes> {
+        let text = Text {
+            code: self.failure.code.name(),
+            message: &self.failure.message,
+            remedy: self.remedy(),
+            stream_id: stream.as_str(),
+            decided_by: self.by.shown(cluster),
+            reached_target: reached(self.failure.reached),
+        };
+        let mut body = serde_json::to_vec(&text).unwrap_or_default();
+        body.push(b'\n');
+        let mut response = Response::new(Bytes::from(body));
+        *response.status_mut() = self.status;
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        fields.insert("causeway-error", HeaderValue::from_static(self.failure.code.name()));
+        if self.status == StatusCode::UNAUTHORIZED {
+            fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self { status: failure.code.http_status(), by: By::of(&failure), failure, remedy: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_of_ours_says_everything_once() {
+        let refusal = Refusal::from(Failure::before_target(Code::PolicyDenied, "no rule for entra/7d5c"));
+        let stream = StreamId::new(SystemTime::UNIX_EPOCH);
+        let answer = refusal.answer(stream, "factory-a");
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        assert_eq!(answer.headers()["causeway-error"], "policy_denied");
+        let text: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(text["code"], "policy_denied");
+        assert_eq!(text["message"], "no rule for entra/7d5c");
+        assert_eq!(text["decided_by"], "gateway factory-a");
+        assert_eq!(text["reached_target"], "no");
+        assert_eq!(text["stream_id"], stream.as_str());
+        assert!(!text["remedy"].as_str().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_missing_token_is_asked_for() {
+        let answer = Refusal::unauthenticated("no token").answer(StreamId::new(SystemTime::UNIX_EPOCH), "a");
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
+    }
+}

@@ -1,0 +1,298 @@
+//! The tunnels held to one cluster, and the choice among them: least loaded first, waiting a bounded time while none is
+//! up, and trying another one when a stream certainly did not leave its tunnel.
+pub(crate) mod keep;
+pub(crate) mod life;
+mod notice;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use http::HeaderMap;
+use proto::tunnel::{
+    client::{Client, Sender},
+    failure::{Code, Failure, Reached},
+    pb,
+    receive::Receiver,
+};
+use tokio::sync::{Notify, watch};
+
+use super::{
+    metrics::ClusterMetrics,
+    way::error::{WayCode, WayError},
+};
+
+/// How long a stream waits for a tunnel while none is up: longer than a replacement takes, shorter than
+/// the patience of whoever called.
+pub(crate) const WAIT_FOR_TUNNEL: Duration = Duration::from_secs(5);
+/// Tunnels tried for one stream: each is refused by one that is going away, and more than this is not bad luck.
+pub(crate) const ATTEMPTS_MAX: usize = 4;
+
+/// One tunnel that takes new streams.
+pub(crate) struct Tunnel {
+    pub(crate) id: u64,
+    client: Client,
+    pub(crate) way: &'static str,
+    address: String,
+    identity: String,
+    since: Instant,
+    /// The gateway's view of who we are, and until when (Unix seconds).
+    actor: Mutex<(String, i64)>,
+    /// Asks for an early renewal of the actor.
+    renew: Notify,
+}
+
+impl fmt::Debug for Tunnel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tunnel").field("id", &self.id).field("way", &self.way).finish_non_exhaustive()
+    }
+}
+
+/// All tunnels to one cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Tunnels {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cluster: Arc<str>,
+    wanted: usize,
+    live: Mutex<Vec<Arc<Tunnel>>>,
+    /// Says that `live` has grown.
+    grown: watch::Sender<()>,
+    trouble: Mutex<Vec<Trouble>>,
+    ids: AtomicU64,
+    turn: AtomicUsize,
+    metrics: ClusterMetrics,
+}
+
+/// What happened last on a way.
+#[derive(Debug, Clone)]
+struct Trouble {
+    way: &'static str,
+    address: String,
+    code: WayCode,
+    stage: &'static str,
+    said: String,
+    at: Instant,
+}
+
+/// A stream on a tunnel.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) tunnel: Arc<Tunnel>,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver<pb::ForwardResponse>,
+}
+
+/// Whether the very same stream may be opened again on another tunnel: it certainly was not seen by the target, and the
+/// tunnel was the reason.
+pub(crate) fn is_repeatable(failure: &Failure) -> bool {
+    failure.reached == Reached::No && matches!(failure.code, Code::TunnelLost | Code::Draining)
+}
+
+fn is_full(failure: &Failure) -> bool {
+    failure.reached == Reached::No && failure.code == Code::LimitReached
+}
+
+impl Tunnels {
+    /// No tunnel yet; `wanted` are to be held.
+    pub(crate) fn new(cluster: Arc<str>, wanted: usize, metrics: ClusterMetrics) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                cluster,
+                wanted,
+                live: Mutex::default(),
+                grown: watch::Sender::new(()),
+                trouble: Mutex::default(),
+                ids: AtomicU64::new(1),
+                turn: AtomicUsize::new(0),
+                metrics,
+            }),
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> &Arc<str> {
+        &self.inner.cluster
+    }
+
+    fn live(&self) -> MutexGuard<'_, Vec<Arc<Tunnel>>> {
+        self.inner.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Vec<Trouble>> {
+        self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens a stream on the least loaded tunnel. `make` gives its metadata and head, once for each attempt.
+    pub(crate) async fn open(&self, make: impl Fn() -> (HeaderMap, pb::Open)) -> Result<Stream, Failure> {
+        let deadline = tokio::time::Instant::now() + WAIT_FOR_TUNNEL;
+        let mut avoid = None;
+        let mut attempt = 1;
+        loop {
+            let tunnel = self.pick(deadline, avoid).await?;
+            let (metadata, open) = make();
+            match tunnel.client.forward(metadata, open).await {
+                Ok((sender, receiver)) => return Ok(Stream { tunnel, sender, receiver }),
+                // Nothing was sent: this tunnel goes away or is full.
+                Err(failure) if attempt < ATTEMPTS_MAX && (is_repeatable(&failure) || is_full(&failure)) => {
+                    let (cluster, code) = (&self.inner.cluster, failure.code.name());
+                    tracing::debug!(%cluster, tunnel = tunnel.id, code, "trying another tunnel");
+                    // The only tunnel there is may be tried again.
+                    avoid = (self.up() > 1).then_some(tunnel.id);
+                    attempt += 1;
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+    }
+
+    /// The least loaded open tunnel; waits until `deadline` for one.
+    async fn pick(&self, deadline: tokio::time::Instant, avoid: Option<u64>) -> Result<Arc<Tunnel>, Failure> {
+        let mut grown = self.inner.grown.subscribe();
+        loop {
+            if let Some(tunnel) = self.least_loaded(avoid) {
+                return Ok(tunnel);
+            }
+            if tokio::time::timeout_at(deadline, grown.changed()).await.is_err() {
+                return Err(Failure::before_target(Code::TunnelLost, self.explain_absence()));
+            }
+        }
+    }
+
+    fn least_loaded(&self, avoid: Option<u64>) -> Option<Arc<Tunnel>> {
+        let live = self.live();
+        // Among equals take turns, so that idle tunnels share new streams.
+        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
+        let count = live.len();
+        (0..count)
+            .map(|step| &live[(turn + step) % count])
+            .filter(|tunnel| tunnel.client.is_open() && Some(tunnel.id) != avoid)
+            .min_by_key(|tunnel| tunnel.client.in_flight())
+            .cloned()
+    }
+
+    fn explain_absence(&self) -> String {
+        let cluster = &self.inner.cluster;
+        let mut text = format!("no tunnel to cluster {cluster} is up, waited {WAIT_FOR_TUNNEL:?}");
+        for trouble in self.trouble().iter() {
+            let code = trouble.code.id();
+            text.push_str(&format!(
+                "; {} {}: {code} at {}: {}",
+                trouble.way, trouble.address, trouble.stage, trouble.said
+            ));
+        }
+        text
+    }
+
+    /// Takes a tunnel in. It is offered to streams until [`Tunnels::remove`].
+    fn add(&self, opened: &super::way::Opened) -> Arc<Tunnel> {
+        let tunnel = Arc::new(Tunnel {
+            id: self.inner.ids.fetch_add(1, Ordering::Relaxed),
+            client: opened.client.clone(),
+            way: opened.way,
+            address: opened.address.clone(),
+            identity: opened.identity.clone(),
+            since: Instant::now(),
+            actor: Mutex::new((opened.state.actor.clone(), opened.state.actor_expires)),
+            renew: Notify::new(),
+        });
+        self.live().push(Arc::clone(&tunnel));
+        self.inner.metrics.tunnels.inc();
+        self.inner.metrics.tunnels_opened.inc();
+        self.trouble().retain(|trouble| trouble.address != opened.address);
+        self.inner.grown.send_replace(());
+        tunnel
+    }
+
+    fn remove(&self, id: u64) {
+        self.live().retain(|tunnel| tunnel.id != id);
+        self.inner.metrics.tunnels.dec();
+    }
+
+    /// Remembers why a way failed, for whoever asks and for streams that wait in vain.
+    fn failed(&self, way: &'static str, address: &str, error: &WayError) {
+        self.inner.metrics.failed(way, error.code);
+        let trouble = Trouble {
+            way,
+            address: address.to_owned(),
+            code: error.code,
+            stage: error.stage.name(),
+            said: error.explained(),
+            at: Instant::now(),
+        };
+        let mut all = self.trouble();
+        all.retain(|old| old.address != address);
+        all.push(trouble);
+    }
+
+    /// Tunnels up now.
+    pub(crate) fn up(&self) -> usize {
+        self.live().iter().filter(|tunnel| tunnel.client.is_open()).count()
+    }
+
+    /// What `/statusz` tells about this cluster.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let tunnels: Vec<_> = self.live().iter().map(|tunnel| tunnel.status()).collect();
+        let trouble: Vec<_> = self
+            .trouble()
+            .iter()
+            .map(|trouble| {
+                serde_json::json!({
+                    "way": trouble.way,
+                    "address": trouble.address,
+                    "code": trouble.code.id(),
+                    "name": trouble.code.name(),
+                    "stage": trouble.stage,
+                    "message": trouble.said,
+                    "remedy": trouble.code.remedy(),
+                    "seconds_ago": trouble.at.elapsed().as_secs(),
+                })
+            })
+            .collect();
+        serde_json::json!({
+            "cluster": &*self.inner.cluster,
+            "up": self.up(),
+            "wanted": self.inner.wanted,
+            "tunnels": tunnels,
+            "last_errors": trouble,
+            "gateway_identity_mismatch": self.inner.metrics.mismatches(),
+        })
+    }
+}
+
+impl Tunnel {
+    /// The gateway says that our own proof is gone: renew it now rather than in time.
+    pub(crate) fn renew_actor(&self) {
+        self.renew.notify_one();
+    }
+
+    fn actor_is(&self, state: &pb::DescribeResponse) {
+        *self.actor.lock().unwrap_or_else(PoisonError::into_inner) = (state.actor.clone(), state.actor_expires);
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let (actor, expires) = self.actor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        serde_json::json!({
+            "id": self.id,
+            "way": self.way,
+            "address": self.address,
+            "identity": self.identity,
+            "up_seconds": self.since.elapsed().as_secs(),
+            "rtt_ms": self.client.round_trip().map(|rtt| rtt.as_secs_f64() * 1000.0),
+            "in_flight": self.client.in_flight(),
+            "open": self.client.is_open(),
+            "actor": actor,
+            "actor_expires": expires,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
