@@ -27,7 +27,7 @@ enum Command {
     /// Run the connector outside of the cluster: open tunnels, offer local ports.
     Connect(connect::Arguments),
     /// Send one request through a tunnel of its own, like curl.
-    Call(call::Arguments),
+    Call(Box<call::Arguments>),
     /// The cluster's identity, for those who must trust it.
     Trust(trust::Arguments),
     /// Questions to the policy.

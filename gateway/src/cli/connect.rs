@@ -3,17 +3,22 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use daemon::process::{CommonArgs, Program, Threads};
 
-use super::{ConfigFile, Failed};
+use super::Failed;
+
+/// The connector's program. Its tunnels and faces profit from every core.
+const PROGRAM: Program =
+    Program { name: "gateway connect", metrics: "causeway_connector", admin_port: 9464, threads: Threads::PerCore };
 
 /// Arguments of `gateway connect`.
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    file: ConfigFile,
+    common: CommonArgs,
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every subcommand has the same shape")]
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
-    let _ = (&arguments.file.config, super::runtime()?);
-    todo!()
+    Ok(daemon::process::run(&PROGRAM, &arguments.common, gateway::connect::start))
 }
