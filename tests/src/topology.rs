@@ -257,7 +257,7 @@ faces:
             "sidecar.yaml",
             &format!(
                 "listen: 127.0.0.1:0
-token:
+source:
   source: client_secret
   authority: https://{endpoint}
   tenant: {TENANT}
@@ -265,6 +265,7 @@ token:
   client_secret: {{ file: client.secret }}
   ca: ca.pem
 faces: {{ app_service: {{ header: {{ file: header.secret }} }} }}
+allow: [https://storage.azure.com]
 admin: {{ address: 127.0.0.1:0 }}
 log: {{ level: debug }}
 "

@@ -149,6 +149,27 @@ impl Cache {
         });
     }
 
+    /// What it holds, for `/statusz`: audiences, remaining seconds, and what went wrong last. No tokens.
+    pub fn overview(&self) -> serde_json::Value {
+        let now = self.inner.now();
+        let entries = self.inner.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows: Vec<_> = entries.values().cloned().collect();
+        drop(entries);
+        rows.sort_by(|one, two| one.audience.cmp(&two.audience));
+        rows.iter()
+            .map(|entry| {
+                let state = entry.lock();
+                serde_json::json!({
+                    "audience": entry.audience,
+                    "seconds_left": state.left(now).as_secs(),
+                    "fetching": state.flight.is_some(),
+                    "failures": state.failures,
+                    "problem": state.problem.as_ref().map(|problem| problem.code.name()),
+                })
+            })
+            .collect()
+    }
+
     /// Forgets what it holds for the audience, because a peer refused it. A token that was fetched within the last ten
     /// seconds stays: it is not its age that is wrong.
     pub fn refused(&self, audience: &str) {
