@@ -39,6 +39,17 @@ impl Shutdown {
         self.force.cancelled().await;
     }
 
+    /// A token of the caller's own that is cancelled when draining begins. Thousands of tasks that look at each wake-up
+    /// would meet at one lock in [`Shutdown::draining`]; each child has its own.
+    pub fn drain_token(&self) -> CancellationToken {
+        self.drain.child_token()
+    }
+
+    /// The same for [`Shutdown::forced`].
+    pub fn force_token(&self) -> CancellationToken {
+        self.force.child_token()
+    }
+
     /// Spawns a task that shutdown waits for. It should end by itself after `draining`, and is expected to end at once
     /// after `forced`. Allowed while draining, too: what finishes old work may need helpers of its own.
     pub fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<F::Output>

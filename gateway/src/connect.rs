@@ -279,7 +279,7 @@ fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> R
             Ok(Way::Direct(url.parse().map_err(|error: way::DirectUrlError| wrong(error.to_string()))?))
         }
         WayConfig { hybrid_connection: Some(url), credential: Some(credential), .. } => Ok(Way::HybridConnection {
-            address: url.parse().map_err(wrong)?,
+            address: url.parse().map_err(|error: relay::sender::AddressError| wrong(error.to_string()))?,
             shown: url.clone(),
             credential: credential
                 .open(base, context)

@@ -7,7 +7,7 @@
 pub mod flood;
 pub mod frame;
 pub mod handshake;
-mod keys;
+pub mod keys;
 pub mod mask;
 pub mod message;
 pub mod stream;

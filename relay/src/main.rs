@@ -1,2 +1,61 @@
-//! (empty)
-fn main() {}
+//! `relay`: the rendezvous server, the listener, and a minter of tokens.
+use std::{io::Write as _, process::ExitCode, time::SystemTime};
+
+use clap::{Parser, Subcommand};
+use daemon::{
+    config::EXIT_BAD_CONFIG,
+    process::{CommonArgs, Program, Threads, explain, run},
+};
+
+/// Relays WebSockets between senders and listeners (Azure Relay Hybrid Connections)
+#[derive(Debug, Parser)]
+#[command(name = "relay", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the rendezvous server, where listeners and senders meet
+    Serve(CommonArgs),
+    /// Run the cluster side: hold control channels to relays and hand each rendezvous to a local target
+    Listen(CommonArgs),
+    /// Mint a shared access signature to standard output
+    Token(relay::token::Args),
+}
+
+fn main() -> ExitCode {
+    identity::tls::install_provider();
+    match Cli::parse().command {
+        Command::Serve(args) => {
+            let program =
+                Program { name: "relay serve", metrics: "causeway_relay", admin_port: 9310, threads: Threads::PerCore };
+            run(&program, &args, relay::serve::start)
+        }
+        Command::Listen(args) => {
+            let program = Program {
+                name: "relay listen",
+                metrics: "causeway_listener",
+                admin_port: 9311,
+                threads: Threads::PerCore,
+            };
+            run(&program, &args, relay::listen::start)
+        }
+        Command::Token(args) => token(&args),
+    }
+}
+
+fn token(args: &relay::token::Args) -> ExitCode {
+    match relay::token::mint(args, SystemTime::now()) {
+        Ok(token) => match writeln!(std::io::stdout(), "{}", token.expose()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            // Nobody can be told that nobody can be told.
+            let _ = writeln!(std::io::stderr(), "relay token: {}", explain(&error));
+            ExitCode::from(EXIT_BAD_CONFIG)
+        }
+    }
+}

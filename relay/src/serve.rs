@@ -1,12 +1,45 @@
-//! `relay serve`: the rendezvous server.
-use std::net::SocketAddr;
+//! `relay serve`: the rendezvous server, wire-compatible with Azure Relay Hybrid Connections for WebSocket senders.
+//!
+//! Life of a sender: accepted and counted ([`door`]), its request read ([`route`]), its token checked ([`authorize`])
+//! before anything is said about the entity, one listener asked ([`connect`], [`rendezvous`]), and joined with it
+//! ([`crate::splice`]). A listener is a control channel ([`control`]) and, for each sender, one dial of its own
+//! ([`accept`]). Refusals are listed in [`refusal`].
+//!
+//! The relay never waits for a peer to become ready, keeps nothing on disk, and reads no payload.
+mod accept;
+mod access;
+mod authorize;
+mod config;
+mod connect;
+mod control;
+mod door;
+mod entities;
+mod listeners;
+mod metrics;
+pub mod refusal;
+mod rendezvous;
+mod route;
+mod share;
+mod upgrade;
 
-use daemon::{config::Loaded, process::Context};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-/// `relay.yaml`.
-#[derive(Debug, Clone, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Config {}
+use daemon::{
+    clock::SharedClock,
+    config::{ConfigError, Loaded},
+    process::{Context, StartFailure},
+    shutdown::Shutdown,
+};
+use identity::tls::{ServerTls, TlsError};
+use tokio::net::TcpListener;
+use tracing::info;
+
+pub use self::config::{Config, EntityConfig, EntityLimits, Kind, Limits, Listen, Right, RuleConfig, Tokens};
+use self::{entities::Namespace, metrics::RelayMetrics, rendezvous::Table, share::Share};
+use crate::splice::Buffers;
+
+/// ALPN of the relay: WebSocket upgrades need HTTP/1.1.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// A running relay.
 #[derive(Debug)]
@@ -17,10 +50,110 @@ pub struct Running {
 
 /// Why it could not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {}
+pub enum StartError {
+    /// A key cannot be read or is too weak.
+    #[error("the relay's configuration cannot be used")]
+    Config(#[from] ConfigError),
+    /// A certificate or its key cannot be used.
+    #[error("the relay's certificate cannot be used")]
+    Tls(#[from] TlsError),
+    /// A port is taken, or not ours.
+    #[error("relay port {address} cannot be bound")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl StartFailure for StartError {
+    fn is_bad_config(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Tls(_) => true,
+            Self::Bind { .. } => false,
+        }
+    }
+}
+
+/// What all connections of one relay share.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    namespace: Namespace,
+    table: Table,
+    /// Senders that wait for listeners, of all entities.
+    waiting: Share,
+    buffers: Buffers,
+    max_life: Duration,
+    grace: Duration,
+    accept_timeout: Duration,
+    clock: SharedClock,
+    shutdown: Shutdown,
+    metrics: RelayMetrics,
+}
 
 /// Starts a relay; its tasks belong to `context.shutdown`.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let _ = (config, context);
-    todo!()
+    let guard = context.readiness.guard("relay");
+    let Loaded { values, base, path } = config;
+    let metrics = RelayMetrics::register(&context.metrics);
+    let relay = Arc::new(Relay {
+        namespace: Namespace::open(&values, &base, &path, &metrics)?,
+        table: Table::default(),
+        waiting: Share::new(values.limits.rendezvous),
+        buffers: Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX)),
+        max_life: values.tokens.max_life.0,
+        grace: values.tokens.grace.0,
+        accept_timeout: values.limits.accept_timeout.0,
+        clock: context.clock.clone(),
+        shutdown: context.shutdown.clone(),
+        metrics,
+    });
+    let counts = door::Counts::new(&values.limits);
+    let mut doors = Vec::new();
+    for listen in &values.listen {
+        let tls = match &listen.tls {
+            Some(files) => Some(ServerTls::start(files, &base, ALPN, &context.shutdown)?),
+            None => None,
+        };
+        let bound =
+            async { TcpListener::bind(listen.address).await.and_then(|bound| Ok((bound.local_addr()?, bound))) };
+        let (address, listener) = bound.await.map_err(|source| StartError::Bind { address: listen.address, source })?;
+        doors.push((address, door::Door { listener, tls, counts: counts.clone(), relay: relay.clone() }));
+    }
+    let mut addresses = Vec::new();
+    for (address, door) in doors {
+        info!(what = "relay", %address, tls = door.tls.is_some(), "listening");
+        addresses.push(address);
+        context.shutdown.spawn(door.run());
+    }
+    show(&context, &relay);
+    guard.ready();
+    Ok(Running { addresses })
+}
+
+fn show(context: &Context, relay: &Arc<Relay>) {
+    let relay = Arc::downgrade(relay);
+    context.status.section("relay", move || {
+        let Some(relay) = relay.upgrade() else { return serde_json::Value::Null };
+        let entities: serde_json::Map<String, serde_json::Value> = relay
+            .namespace
+            .entities()
+            .map(|entity| {
+                let listeners: Vec<_> = entity
+                    .listeners
+                    .live()
+                    .iter()
+                    .map(|listener| serde_json::json!({ "id": listener.id, "peer": listener.remote.to_string() }))
+                    .collect();
+                let senders = entity.metrics.senders.get();
+                (entity.name.clone(), serde_json::json!({ "listeners": listeners, "senders": senders }))
+            })
+            .collect();
+        serde_json::json!({
+            "namespace": relay.namespace.host,
+            "waiting_senders": relay.table.len(),
+            "entities": entities,
+        })
+    });
 }

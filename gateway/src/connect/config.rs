@@ -225,7 +225,7 @@ impl WayConfig {
             (None, Some(url), Some(_)) => url
                 .parse::<relay::sender::Address>()
                 .map(drop)
-                .map_err(|error| problem(format!("{key}.hybrid_connection"), error)),
+                .map_err(|error| problem(format!("{key}.hybrid_connection"), error.to_string())),
             (None, Some(_), None) => Err(problem(
                 key,
                 "a hybrid connection needs a credential: `credential: { sas: { rule: …, key: { file: … } } }`",

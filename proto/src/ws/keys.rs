@@ -9,13 +9,13 @@ const REFILL: usize = 4096;
 
 /// A supply of keys for one connection.
 #[derive(Default)]
-pub(crate) struct Keys {
+pub struct Keys {
     pool: Vec<[u8; 4]>,
 }
 
 impl Keys {
     /// The next key; it is never given out again.
-    pub(crate) fn draw(&mut self) -> io::Result<[u8; 4]> {
+    pub fn draw(&mut self) -> io::Result<[u8; 4]> {
         if let Some(key) = self.pool.pop() {
             return Ok(key);
         }

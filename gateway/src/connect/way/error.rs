@@ -263,6 +263,7 @@ impl WayError {
         match &self.cause {
             Cause::Upgrade(Refused { retry_after, .. })
             | Cause::Relay(DialError::Upgrade(Refused { retry_after, .. })) => *retry_after,
+            Cause::Relay(DialError::Token(error)) => error.retry_after,
             Cause::Token(error) => error.retry_after,
             _ => None,
         }
@@ -295,6 +296,14 @@ pub(crate) fn of_relay(error: relay::sender::DialError) -> WayError {
         }
         DialError::Upgrade(UpgradeError::Refused { .. }) => (Stage::Upgrade, WayCode::UpgradeRefused),
         DialError::Upgrade(_) => (Stage::Upgrade, WayCode::UpgradeBroken),
+        DialError::Key(_) | DialError::Token(_) | DialError::Unsendable => (Stage::Token, WayCode::TokenUnavailable),
+        DialError::Resolve { .. } => (Stage::Dns, WayCode::Unresolved),
+        DialError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+            (Stage::Tcp, WayCode::Refused)
+        }
+        DialError::Connect { .. } => (Stage::Tcp, WayCode::Unreachable),
+        DialError::Untrusted { .. } => (Stage::Tls, WayCode::RelayUntrusted),
+        DialError::Tls { .. } => (Stage::Tls, WayCode::TlsFailed),
     };
     WayError::new(stage, code, error)
 }

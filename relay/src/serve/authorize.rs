@@ -1,0 +1,69 @@
+//! Who may do what: finds the token, checks it, and only then lets anything be said about the entity.
+use std::time::SystemTime;
+
+use http::{HeaderMap, header};
+use identity::sas::{self, Rights};
+use proto::hybrid::{
+    TOKEN_HEADER,
+    address::{Target, segments},
+};
+
+use super::{Relay, entities::Entity, refusal::Refusal};
+
+/// What somebody wants to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// Listen, or renew a listener's token.
+    Listen,
+    /// Connect as a sender.
+    Send,
+}
+
+impl Need {
+    fn is_met(self, rights: Rights) -> bool {
+        match self {
+            Self::Listen => rights.listen,
+            Self::Send => rights.send,
+        }
+    }
+}
+
+/// A token and what carried it.
+#[derive(Debug)]
+pub(crate) struct Carried<'a> {
+    pub(crate) token: &'a str,
+    /// It came in `Authorization`, which otherwise belongs to the application.
+    pub(crate) in_authorization: bool,
+}
+
+/// The first token of: the query, `ServiceBusAuthorization`, `Authorization`.
+pub(crate) fn carried<'a>(target: &'a Target, headers: &'a HeaderMap) -> Option<Carried<'a>> {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
+    if let Some(token) = target.token().or_else(|| header(TOKEN_HEADER)) {
+        return Some(Carried { token, in_authorization: false });
+    }
+    header(header::AUTHORIZATION.as_str()).map(|token| Carried { token, in_authorization: true })
+}
+
+/// Checks a token for `path`. The answer does not tell whether an entity exists: without one only the namespace's rules
+/// can verify a token, and every other token fails in the same way as a wrong one for an entity that is there.
+pub(crate) fn check(
+    relay: &Relay,
+    entity: Option<&Entity>,
+    path: &str,
+    token: Option<&str>,
+    need: Need,
+) -> Result<SystemTime, Refusal> {
+    let now = relay.clock.now();
+    let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
+    let rules = relay.namespace.rules(entity);
+    let path = segments(path).join("/");
+    let verified = sas::verify(token, &rules, &relay.namespace.host, &path, now, relay.grace)?;
+    if verified.expires > now + relay.max_life + relay.grace {
+        return Err(Refusal::TokenLife);
+    }
+    if !need.is_met(verified.rights) {
+        return Err(Refusal::RightMissing);
+    }
+    Ok(verified.expires)
+}

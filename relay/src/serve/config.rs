@@ -1,0 +1,233 @@
+//! `relay.yaml`.
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use daemon::config::{SecretRef, Size, Span, Validate};
+use identity::tls::ServerFiles;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Longest entity name, as on Azure.
+const NAME_MAX: usize = 260;
+
+/// Rules per entity, and for the namespace, as on Azure: each failed token costs one HMAC per key.
+const RULES_MAX: usize = 12;
+
+/// `relay.yaml`: what `relay serve` runs on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens; at least one.
+    pub listen: Vec<Listen>,
+    /// Host name of the namespace, without port. Tokens must be made for it.
+    pub namespace: String,
+    /// Rules for the whole namespace; default none. Each entity should have its own instead.
+    #[serde(default)]
+    pub rules: BTreeMap<String, RuleConfig>,
+    /// The hybrid connections, by name.
+    pub entities: BTreeMap<String, EntityConfig>,
+    /// What tokens are accepted.
+    #[serde(default)]
+    pub tokens: Tokens,
+    /// Bounds for everybody together.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// One address to listen on.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Address and port; port 0 lets the kernel choose.
+    pub address: SocketAddr,
+    /// Certificate and key. Without it the address must be loopback.
+    #[serde(default)]
+    pub tls: Option<ServerFiles>,
+}
+
+/// A hybrid connection.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EntityConfig {
+    /// What senders may be; default `websocket`.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Shared access rules by name; a token names the rule that it was made with.
+    #[serde(default)]
+    pub rules: BTreeMap<String, RuleConfig>,
+    /// Whether senders need no token; default false. Listeners always need one.
+    #[serde(default)]
+    pub anonymous_senders: bool,
+    /// Bounds for this hybrid connection.
+    #[serde(default)]
+    pub limits: EntityLimits,
+}
+
+/// Which senders a hybrid connection has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// WebSocket senders, which can be end to end.
+    #[default]
+    Websocket,
+}
+
+/// A shared access rule.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RuleConfig {
+    /// What a token of this rule may do.
+    pub rights: Vec<Right>,
+    /// One or two keys, primary first; at least 128 bits each.
+    pub keys: Vec<SecretRef>,
+}
+
+/// One thing that a rule allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Right {
+    /// Hold a control channel.
+    Listen,
+    /// Be a sender.
+    Send,
+}
+
+/// Bounds of one hybrid connection.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct EntityLimits {
+    /// Listeners at a time; default 25, as on Azure.
+    pub listeners: usize,
+    /// Senders at a time, those still waiting for a listener included; default 1000.
+    pub senders: usize,
+    /// Payload bytes per second, all senders and both directions together; default unlimited.
+    pub bytes_per_second: Option<Size>,
+}
+
+impl Default for EntityLimits {
+    fn default() -> Self {
+        Self { listeners: 25, senders: 1000, bytes_per_second: None }
+    }
+}
+
+/// What tokens are accepted.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tokens {
+    /// Longest life a token may have left; default 24h.
+    pub max_life: Span,
+    /// How long after its end a token still counts, for clocks that differ and for SDKs that renew at the end, not before
+    /// it; default 5m.
+    pub grace: Span,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self { max_life: Span(Duration::from_secs(24 * 3600)), grace: Span(Duration::from_secs(300)) }
+    }
+}
+
+/// Bounds for everybody together.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Memory for large reads of all connections together; default 512Mi. Beyond it connections go on with small reads.
+    pub buffer_memory: Size,
+    /// Unproven connections at a time from one address (IPv6: one /64); default 20. More are closed at once.
+    pub handshakes_per_address: usize,
+    /// Unproven connections at a time in all; default 1024. More wait to be accepted.
+    pub handshakes: usize,
+    /// Senders at a time that wait for a listener, in all; default 1024. One hybrid connection may have a quarter.
+    pub rendezvous: usize,
+    /// How long a sender waits for a listener to accept; default 30s.
+    pub accept_timeout: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            buffer_memory: Size(512 * 1024 * 1024),
+            handshakes_per_address: 20,
+            handshakes: 1024,
+            rendezvous: 1024,
+            accept_timeout: Span(Duration::from_secs(30)),
+        }
+    }
+}
+
+type Problem = Result<(), (String, String)>;
+
+impl Validate for Config {
+    fn validate(&self) -> Problem {
+        let fail = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
+        if self.listen.is_empty() {
+            return fail("listen", "names no address; write at least one, such as `- address: 127.0.0.1:9443`");
+        }
+        for (index, listen) in self.listen.iter().enumerate() {
+            if listen.tls.is_none() && !listen.address.ip().is_loopback() {
+                return fail(
+                    &format!("listen.{index}.tls"),
+                    "is missing; tokens must not travel in the clear, so without TLS the address must be loopback",
+                );
+            }
+        }
+        if self.namespace.is_empty() || self.namespace.contains(['/', ':', '@']) {
+            return fail("namespace", "is a host name alone, without scheme and port, such as relay.example.com");
+        }
+        check_rules("rules", &self.rules)?;
+        for (name, entity) in &self.entities {
+            let key = format!("entities.{name}");
+            check_name(&key, name)?;
+            check_rules(&format!("{key}.rules"), &entity.rules)?;
+            check_entity(&key, entity)?;
+        }
+        for (key, value) in [
+            ("limits.handshakes_per_address", self.limits.handshakes_per_address),
+            ("limits.handshakes", self.limits.handshakes),
+            ("limits.rendezvous", self.limits.rendezvous),
+        ] {
+            if value == 0 {
+                return fail(key, "is 0, so nobody could connect; write 1 or more");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Azure's rule: letters, digits, `.`, `-`, `_` and `/`, with a letter or digit at both ends.
+fn check_name(key: &str, name: &str) -> Problem {
+    let bytes = name.as_bytes();
+    let is_valid = bytes.len() <= NAME_MAX
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_/".contains(byte))
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
+        && name.split('/').all(|segment| !matches!(segment, "" | "." | ".."));
+    if is_valid {
+        return Ok(());
+    }
+    let rule =
+        "is no name: letters, digits, `.`, `-`, `_` and `/`, a letter or digit at both ends, at most 260 characters";
+    Err((key.to_owned(), rule.to_owned()))
+}
+
+fn check_rules(key: &str, rules: &BTreeMap<String, RuleConfig>) -> Problem {
+    if rules.len() > RULES_MAX {
+        return Err((key.to_owned(), format!("has {} rules; {RULES_MAX} is the limit", rules.len())));
+    }
+    for (name, rule) in rules {
+        if rule.rights.is_empty() {
+            return Err((format!("{key}.{name}.rights"), "is empty; write [listen] or [send]".to_owned()));
+        }
+        if rule.keys.is_empty() || rule.keys.len() > 2 {
+            return Err((format!("{key}.{name}.keys"), "needs one or two keys, primary first".to_owned()));
+        }
+    }
+    Ok(())
+}
+
+fn check_entity(key: &str, entity: &EntityConfig) -> Problem {
+    let limits = &entity.limits;
+    if limits.listeners == 0 || limits.senders == 0 || limits.bytes_per_second == Some(Size(0)) {
+        return Err((format!("{key}.limits"), "has a 0, which would let nothing through; write 1 or more".to_owned()));
+    }
+    Ok(())
+}

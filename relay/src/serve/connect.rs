@@ -1,0 +1,255 @@
+//! A sender: waits, its handshake unanswered, until a listener has accepted or rejected it, and is joined with it.
+//!
+//! One listener is asked at a time, at random. One that goes away before it answered is replaced by the next; the sender
+//! notices nothing but the time, which is bounded by one deadline for all of them.
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use proto::{
+    hybrid::{
+        TOKEN_HEADER,
+        address::{Action, Rendezvous},
+        is_traceable,
+        message::{self, Accept, Endpoint, Headers},
+        new_id,
+    },
+    tunnel::SUBPROTOCOL,
+    ws::{Role, handshake, message::Message},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Relay,
+    access::Line,
+    authorize::{Need, carried, check},
+    door::Visitor,
+    entities::Entity,
+    listeners::Listener,
+    refusal::{Body, Refusal},
+    rendezvous::{Offer, Ticket, Verdict},
+    route::{Asked, Denied},
+    share::Place,
+    upgrade::{Accepted, taken_over},
+};
+use crate::splice::{End, Framing, Leg, Side, Signals, Splice};
+
+/// What the listener chose.
+struct Chosen {
+    listener: Arc<Listener>,
+    upgrade: OnUpgrade,
+    protocol: Option<String>,
+    remote: std::net::SocketAddr,
+}
+
+/// Handles a connect handshake.
+pub(crate) async fn connect(
+    visitor: &Arc<Visitor>,
+    mut asked: Asked,
+    accept: HeaderValue,
+    mut line: Line,
+) -> Result<Response<Body>, (Denied, Line)> {
+    let relay = &visitor.relay;
+    let own = hyper::upgrade::on(&mut asked.request);
+    let met = async {
+        let entity = admit(relay, &asked)?;
+        visitor.proven();
+        let place = entity.senders.take().ok_or(Refusal::TooManySenders)?;
+        let chosen = meet(visitor, &entity, &asked).await?;
+        // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
+        let (io, ahead) = taken_over(chosen.upgrade).await.ok_or(Refusal::ListenerLost)?;
+        let framing = Framing::WebSocket(Role::Server);
+        let leg = Leg::new(io, framing, ahead, relay.buffers.clone());
+        Ok::<_, Denied>((entity, place, leg, chosen.listener, chosen.protocol, chosen.remote))
+    };
+    let (entity, place, leg, listener, protocol, remote) = match met.await {
+        Ok(met) => met,
+        Err(denied) => return Err((denied, line)),
+    };
+    line.path.clone_from(&entity.name);
+    line.listener.clone_from(&listener.id);
+    line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    tracing::debug!(id = line.id, entity = entity.name, listener = listener.id, %remote, "sender joined with listener");
+    let response = handshake::switching(accept, protocol.as_deref());
+    let joined =
+        Joined { relay: relay.clone(), entity, listener: leg, noticed: protocol.as_deref() == Some(SUBPROTOCOL) };
+    relay.shutdown.spawn(join(joined, own, line, place));
+    Ok(response)
+}
+
+/// The token before the entity.
+fn admit(relay: &Relay, asked: &Asked) -> Result<Arc<Entity>, Refusal> {
+    if relay.shutdown.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let entity = relay.namespace.find(asked.target.path());
+    if !entity.is_some_and(|entity| entity.anonymous_senders) {
+        let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
+        check(relay, entity.map(|entity| &**entity), asked.target.path(), token, Need::Send)?;
+    }
+    entity.cloned().ok_or(Refusal::EntityUnknown)
+}
+
+/// Finds a listener that takes this sender.
+async fn meet(visitor: &Visitor, entity: &Entity, asked: &Asked) -> Result<Chosen, Denied> {
+    let relay = &visitor.relay;
+    let (Some(_one_of_all), Some(_one_of_entity)) = (relay.waiting.take(), entity.waiting.take()) else {
+        return Err(Refusal::TooManyRendezvous.into());
+    };
+    let deadline = Instant::now() + relay.accept_timeout;
+    let draining = relay.shutdown.drain_token();
+    let id = if is_traceable(&asked.id) { asked.id.clone() } else { new_id() };
+    let protocols: Vec<String> = handshake::offered_protocols(asked.request.headers()).map(str::to_owned).collect();
+    let mut tried = Vec::new();
+    loop {
+        let picked = timeout_at(deadline, entity.listeners.pick(&tried)).await;
+        let Some(listener) = picked.map_err(|_| Refusal::AcceptTimeout)? else {
+            return Err(if tried.is_empty() { Refusal::NoListener } else { Refusal::ListenerLost }.into());
+        };
+        tried.push(listener.clone());
+        let offer = Offer { entity: entity.name.clone(), id: id.clone(), protocols: protocols.clone() };
+        let mut ticket = relay.table.offer(offer);
+        let text = invitation(visitor, entity, asked, &listener, &id, &ticket)?;
+        // A listener whose channel takes nothing for so long is as good as gone.
+        if !matches!(timeout_at(deadline, listener.channel.send(vec![Message::Text(text)])).await, Ok(Ok(()))) {
+            continue;
+        }
+        match verdict(&mut ticket, &listener.gone, &draining, deadline).await? {
+            Some(Verdict::Accepted { upgrade, protocol, remote }) => {
+                return Ok(Chosen { listener, upgrade, protocol, remote });
+            }
+            Some(Verdict::Rejected { status, description }) => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+                return Err(Denied::ByListener { status, description });
+            }
+            None => {}
+        }
+    }
+}
+
+/// `None` when another listener should be asked.
+async fn verdict(
+    ticket: &mut Ticket,
+    gone: &CancellationToken,
+    draining: &CancellationToken,
+    deadline: Instant,
+) -> Result<Option<Verdict>, Refusal> {
+    tokio::select! {
+        biased;
+        verdict = &mut ticket.verdict => verdict.map(Some).map_err(|_| Refusal::ListenerLost),
+        () = draining.cancelled() => Err(Refusal::Draining),
+        () = gone.cancelled() => Ok(None),
+        () = sleep_until(deadline) => Err(Refusal::AcceptTimeout),
+    }
+}
+
+/// The `accept` message for one listener.
+fn invitation(
+    visitor: &Visitor,
+    entity: &Entity,
+    asked: &Asked,
+    listener: &Listener,
+    id: &str,
+    ticket: &Ticket,
+) -> Result<String, Refusal> {
+    let rendezvous = Rendezvous {
+        tls: listener.base.tls,
+        authority: &listener.base.authority,
+        action: Action::Accept,
+        id,
+        secret: &ticket.secret,
+    };
+    let accept = Accept {
+        address: rendezvous.address(&asked.target),
+        id: id.to_owned(),
+        connect_headers: forwarded(entity, asked),
+        remote_endpoint: Some(Endpoint { address: visitor.peer.ip().to_canonical(), port: visitor.peer.port() }),
+    };
+    message::Message::Accept(accept).write().map_err(|_| Refusal::HeadTooLarge)
+}
+
+/// All of the sender's headers but what carried its token. `Authorization` is the application's, unless it was that.
+fn forwarded(entity: &Entity, asked: &Asked) -> Headers {
+    let headers: &HeaderMap = asked.request.headers();
+    let spent =
+        !entity.anonymous_senders && carried(&asked.target, headers).is_some_and(|carried| carried.in_authorization);
+    let mut fields = Headers::default();
+    for (name, value) in headers {
+        if name.as_str().eq_ignore_ascii_case(TOKEN_HEADER) || spent && name == header::AUTHORIZATION {
+            continue;
+        }
+        // Bytes beyond ASCII are Latin-1, as HTTP has always read them.
+        let value: String = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
+        fields.join(&canonical(name), &value);
+    }
+    fields
+}
+
+/// The usual spelling of a name: hyper gives lower case, and Java's SDK looks names up as they are written.
+fn canonical(name: &HeaderName) -> String {
+    let words = name.as_str().split('-').map(|word| match word {
+        "websocket" => "WebSocket".to_owned(),
+        _ => word[..word.len().min(1)].to_ascii_uppercase() + word.get(1..).unwrap_or_default(),
+    });
+    words.collect::<Vec<_>>().join("-")
+}
+
+/// A listener that was found for a sender.
+struct Joined {
+    relay: Arc<Relay>,
+    entity: Arc<Entity>,
+    listener: Leg<Accepted>,
+    /// The subprotocol is ours, so notices may be sent.
+    noticed: bool,
+}
+
+/// Takes the sender over once its 101 is out, and leaves the rest to a task that remembers nothing of the handshake.
+async fn join(joined: Joined, own: OnUpgrade, mut line: Line, place: Place) {
+    let Some((io, ahead)) = taken_over(own).await else {
+        line.end("lost", "sender");
+        return;
+    };
+    let Joined { relay, entity, listener, noticed } = joined;
+    let sender = Leg::new(io, Framing::WebSocket(Role::Server), ahead, relay.buffers.clone());
+    let mut splice = Splice::new(sender, listener);
+    if let Some(pace) = &entity.pace {
+        splice = splice.paced(pace);
+    }
+    let signals = Signals {
+        drain: relay.shutdown.drain_token(),
+        force: relay.shutdown.force_token(),
+        notice: noticed.then(crate::splice::drain_notice),
+    };
+    relay.shutdown.spawn(relayed(entity, splice, signals, line, place));
+}
+
+async fn relayed(
+    entity: Arc<Entity>,
+    mut splice: Splice<Accepted, Accepted>,
+    signals: Signals,
+    mut line: Line,
+    _place: Place,
+) {
+    let metrics = &entity.metrics;
+    let _open = metrics.open_sender();
+    let end = splice
+        .run(signals, |up, down| {
+            metrics.bytes_to_listener.inc_by(up);
+            metrics.bytes_to_sender.inc_by(down);
+        })
+        .await;
+    (line.bytes_up, line.bytes_down) = splice.bytes();
+    let fault = match (end.side(), &end) {
+        (Some(Side::A), _) => "sender",
+        (Some(Side::B), _) => "listener",
+        (None, End::Forced) => "relay",
+        (None, _) => "none",
+    };
+    line.end(end.name(), fault);
+    match &end {
+        End::Lost(_, error) => line.because(error),
+        End::Broken(_, error) => line.because(error),
+        _ => {}
+    }
+}

@@ -1,0 +1,229 @@
+//! A listener: its handshake, and its control channel for as long as its token lasts.
+//!
+//! The loop of an idle channel is a small task of its own that remembers nothing of the handshake; ten thousand of them
+//! are what a large relay mostly consists of.
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, uri::Authority};
+use proto::{
+    hybrid::{
+        message::{self, BODY_MAX},
+        status::close_reason,
+    },
+    ws::{
+        Role, handshake,
+        message::{ChannelError, Message, Receiver, split},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Relay,
+    access::Line,
+    authorize::{Need, carried, check},
+    door::Visitor,
+    entities::Entity,
+    listeners::{Base, Listener, Place},
+    refusal::{Body, Refusal},
+    route::{Asked, Denied},
+    upgrade::{Accepted, taken_over},
+};
+use crate::farewell::Farewell;
+
+/// Largest message from a listener: a response body. Texts have their own, slightly smaller bound.
+const MESSAGE_MAX: usize = BODY_MAX;
+
+/// Silence after which a listener is pinged; twice that without a frame and it is gone. Keeps the channel known to
+/// balancers, which forget it after some four minutes.
+const PING: Duration = Duration::from_secs(25);
+
+/// Handles a listen handshake.
+pub(crate) fn listen(
+    visitor: &Arc<Visitor>,
+    mut asked: Asked,
+    accept: HeaderValue,
+    mut line: Line,
+) -> Result<Response<Body>, (Denied, Line)> {
+    let relay = &visitor.relay;
+    let admitted = || {
+        let (entity, expires) = admit(relay, &asked)?;
+        let base = base(visitor.tls, asked.request.headers())?;
+        // 404 is never said to a listener for a transient reason: .NET's would stop for good.
+        let place = entity.listeners.reserve().ok_or(Refusal::TooManyListeners)?;
+        Ok::<_, Refusal>((entity, expires, base, place))
+    };
+    let (entity, expires, base, place) = match admitted() {
+        Ok(admitted) => admitted,
+        Err(refusal) => return Err((refusal.into(), line)),
+    };
+    visitor.proven();
+    line.path.clone_from(&entity.name);
+    line.listener.clone_from(&asked.id);
+    line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
+    let upgrade = hyper::upgrade::on(&mut asked.request);
+    let channel = Channel {
+        relay: relay.clone(),
+        entity,
+        path: asked.target.path().to_owned(),
+        id: asked.id,
+        expires,
+        place,
+        line,
+    };
+    relay.shutdown.spawn(async move {
+        let mut channel = channel;
+        match taken_over(upgrade).await {
+            Some((io, ahead)) => {
+                let shutdown = channel.relay.shutdown.clone();
+                shutdown.spawn(channel.run(base, io, ahead));
+            }
+            None => channel.line.end("lost", "listener"),
+        }
+    });
+    Ok(handshake::switching(accept, None))
+}
+
+fn admit(relay: &Relay, asked: &Asked) -> Result<(Arc<Entity>, SystemTime), Refusal> {
+    if relay.shutdown.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let entity = relay.namespace.find(asked.target.path());
+    let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
+    let expires = check(relay, entity.map(|entity| &**entity), asked.target.path(), token, Need::Listen)?;
+    Ok((entity.cloned().ok_or(Refusal::EntityUnknown)?, expires))
+}
+
+/// How the listener named us, checked: it becomes part of addresses.
+fn base(tls: bool, headers: &HeaderMap) -> Result<Base, Refusal> {
+    let mut hosts = headers.get_all(header::HOST).into_iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Refusal::BadHost) };
+    match Authority::try_from(host.as_bytes()) {
+        Ok(authority) if !authority.as_str().contains('@') && !authority.host().is_empty() => {
+            Ok(Base { tls, authority: authority.to_string() })
+        }
+        _ => Err(Refusal::BadHost),
+    }
+}
+
+/// An open control channel.
+struct Channel {
+    relay: Arc<Relay>,
+    entity: Arc<Entity>,
+    /// As the listener wrote it: what a renewed token is checked against.
+    path: String,
+    id: String,
+    expires: SystemTime,
+    place: Place,
+    line: Line,
+}
+
+/// Why a channel ends: name, whose doing, and what is said about it.
+struct Ending {
+    name: &'static str,
+    fault: &'static str,
+    farewell: Farewell,
+}
+
+impl Channel {
+    async fn run(mut self, base: Base, io: Accepted, ahead: BytesMut) {
+        let (channel, mut receiver, writer) = split(io, Role::Server, ahead, MESSAGE_MAX, PING);
+        let listener = Listener {
+            id: self.id.clone(),
+            channel: channel.clone(),
+            base,
+            remote: self.line.peer(),
+            gone: CancellationToken::new(),
+        };
+        self.place.register(Arc::new(listener));
+        self.entity.metrics.listeners_opened.inc();
+        tracing::info!(entity = self.entity.name, listener = self.id, "listener connected");
+        tokio::pin!(writer);
+        let ending = tokio::select! {
+            biased;
+            ending = self.serve(&mut receiver) => Some(ending),
+            () = &mut writer => None,
+        };
+        let Self { entity, id, place, mut line, .. } = self;
+        // No more senders, before the listener learns of it.
+        drop(place);
+        match ending {
+            Some(Ending { name, fault, farewell }) => {
+                line.end(name, fault);
+                tracing::info!(entity = entity.name, listener = id, reason = name, "listener disconnected");
+                farewell.say(channel, &mut receiver, writer).await;
+            }
+            None => {
+                line.end("lost", "listener");
+                tracing::info!(entity = entity.name, listener = id, reason = "lost", "listener disconnected");
+            }
+        }
+    }
+
+    async fn serve(&mut self, receiver: &mut Receiver<Accepted>) -> Ending {
+        let (drain, force) = (self.relay.shutdown.drain_token(), self.relay.shutdown.force_token());
+        // One response body may be on its way; it belongs to nobody here, since no request was ever sent.
+        let mut body_announced = false;
+        loop {
+            let left = (self.expires + self.relay.grace).duration_since(self.relay.clock.now()).unwrap_or_default();
+            let message = tokio::select! {
+                biased;
+                () = force.cancelled() => return Ending { name: "forced", fault: "relay", farewell: Farewell::Nothing },
+                () = drain.cancelled() => {
+                    return self.ending("drained", "relay", 1001, "the relay is shutting down");
+                }
+                () = tokio::time::sleep(left) => {
+                    return self.ending("token_expired", "listener", 1008, "ExpiredToken: the token is expired");
+                }
+                message = receiver.next() => message,
+            };
+            match message {
+                Err(error) => return self.broken(&error),
+                Ok(Message::Close(_)) => {
+                    return Ending { name: "closed", fault: "none", farewell: Farewell::Queued };
+                }
+                Ok(Message::Binary(bytes)) if bytes.is_empty() || body_announced => body_announced = false,
+                Ok(Message::Binary(_)) => {
+                    return self.ending("protocol_error", "listener", 1002, "a binary message that nothing announced");
+                }
+                Ok(Message::Text(text)) => match message::Message::read(&text) {
+                    Ok(message::Message::RenewToken(renew)) => {
+                        if let Err(refusal) = self.renew(&renew.token) {
+                            self.relay.metrics.refused(refusal);
+                            return self.ending(refusal.name(), "listener", 1008, refusal.text());
+                        }
+                    }
+                    Ok(message::Message::Response(response)) => body_announced = response.body,
+                    Ok(_) => {}
+                    Err(error) => {
+                        self.line.because(&error);
+                        return self.ending("protocol_error", "listener", 1002, &error.to_string());
+                    }
+                },
+            }
+        }
+    }
+
+    fn renew(&mut self, token: &str) -> Result<(), Refusal> {
+        self.expires = check(&self.relay, Some(&self.entity), &self.path, Some(token), Need::Listen)?;
+        tracing::debug!(entity = self.entity.name, listener = self.id, "listener renewed its token");
+        Ok(())
+    }
+
+    fn ending(&self, name: &'static str, fault: &'static str, code: u16, reason: &str) -> Ending {
+        Ending { name, fault, farewell: Farewell::Close(code, close_reason(reason, &self.id)) }
+    }
+
+    fn broken(&mut self, error: &ChannelError) -> Ending {
+        self.line.because(error);
+        let name = match error {
+            ChannelError::Io(_) | ChannelError::Ended => "lost",
+            ChannelError::Silent(_) => "silent",
+            ChannelError::Frame(_) | ChannelError::TooLarge { .. } | ChannelError::NotText => "protocol_error",
+        };
+        Ending { name, fault: "listener", farewell: Farewell::after(error) }
+    }
+}

@@ -1,0 +1,135 @@
+//! The namespace: its hybrid connections, found by path, each with its rules, listeners, senders and counters.
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use daemon::config::ConfigError;
+use identity::sas::{Rights, Rule};
+use proto::hybrid::address::segments;
+
+use super::{
+    config::{Config, EntityConfig, Right, RuleConfig},
+    listeners::Listeners,
+    metrics::{EntityMetrics, RelayMetrics},
+    share::Share,
+};
+use crate::splice::Pace;
+
+/// What one relay serves.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    /// Host name, without port.
+    pub(crate) host: String,
+    rules: Vec<Rule>,
+    entities: HashMap<Vec<String>, Arc<Entity>>,
+    /// Most segments that a name has.
+    deepest: usize,
+}
+
+/// One hybrid connection.
+#[derive(Debug)]
+pub(crate) struct Entity {
+    /// Name as configured: the only form that logs and metric labels show.
+    pub(crate) name: String,
+    rules: Vec<Rule>,
+    /// Senders need no token.
+    pub(crate) anonymous_senders: bool,
+    /// Who listens.
+    pub(crate) listeners: Arc<Listeners>,
+    /// Senders, waiting or joined.
+    pub(crate) senders: Share,
+    /// Senders that wait.
+    pub(crate) waiting: Share,
+    /// Shared rate, if limited.
+    pub(crate) pace: Option<Pace>,
+    /// Its counters.
+    pub(crate) metrics: EntityMetrics,
+}
+
+impl Namespace {
+    /// Reads keys; weak ones are refused.
+    pub(crate) fn open(config: &Config, base: &Path, path: &Path, metrics: &RelayMetrics) -> Result<Self, ConfigError> {
+        let keys = Keys { base, path };
+        let rules = keys.rules("rules", &config.rules)?;
+        let mut entities = HashMap::new();
+        for (name, entity) in &config.entities {
+            let opened = Entity::open(name, entity, config, &keys, metrics)?;
+            if entities.insert(segments(name), Arc::new(opened)).is_some() {
+                let message = "is there twice: names are compared without regard to case".to_owned();
+                return Err(ConfigError::Invalid { path: path.to_owned(), key: format!("entities.{name}"), message });
+            }
+        }
+        let deepest = entities.keys().map(Vec::len).max().unwrap_or_default();
+        Ok(Self { host: config.namespace.clone(), rules, entities, deepest })
+    }
+
+    /// The hybrid connection that a path begins with; the longest name wins.
+    pub(crate) fn find(&self, path: &str) -> Option<&Arc<Entity>> {
+        let segments = segments(path);
+        (1..=self.deepest.min(segments.len())).rev().find_map(|length| self.entities.get(&segments[..length]))
+    }
+
+    /// Rules that count on a path: the entity's first, then the namespace's.
+    pub(crate) fn rules<'a>(&'a self, entity: Option<&'a Entity>) -> Vec<&'a Rule> {
+        entity.map(|entity| &entity.rules[..]).unwrap_or_default().iter().chain(&self.rules).collect()
+    }
+
+    /// All hybrid connections, in no order.
+    pub(crate) fn entities(&self) -> impl Iterator<Item = &Arc<Entity>> {
+        self.entities.values()
+    }
+}
+
+impl Entity {
+    fn open(
+        name: &str,
+        entity: &EntityConfig,
+        config: &Config,
+        keys: &Keys<'_>,
+        metrics: &RelayMetrics,
+    ) -> Result<Self, ConfigError> {
+        let metrics = metrics.entity(name);
+        Ok(Self {
+            name: name.to_owned(),
+            rules: keys.rules(&format!("entities.{name}.rules"), &entity.rules)?,
+            anonymous_senders: entity.anonymous_senders,
+            listeners: Arc::new(Listeners::new(entity.limits.listeners, metrics.listeners.clone())),
+            senders: Share::new(entity.limits.senders),
+            // One hybrid connection may not keep the others from meeting.
+            waiting: Share::new((config.limits.rendezvous / 4).max(1)),
+            pace: entity.limits.bytes_per_second.map(|rate| Pace::new(rate.0)),
+            metrics,
+        })
+    }
+}
+
+struct Keys<'a> {
+    base: &'a Path,
+    path: &'a Path,
+}
+
+impl Keys<'_> {
+    fn rules(&self, key: &str, rules: &BTreeMap<String, RuleConfig>) -> Result<Vec<Rule>, ConfigError> {
+        rules.iter().map(|(name, rule)| self.rule(&format!("{key}.{name}"), name, rule)).collect()
+    }
+
+    fn rule(&self, key: &str, name: &str, rule: &RuleConfig) -> Result<Rule, ConfigError> {
+        let keys = rule.keys.iter().map(|key| key.read(self.base).map(Into::into)).collect::<Result<_, _>>()?;
+        let rights = Rights {
+            listen: rule.rights.contains(&Right::Listen),
+            send: rule.rights.contains(&Right::Send),
+            manage: false,
+        };
+        let rule = Rule { name: name.to_owned(), rights, keys };
+        match rule.check_strength() {
+            Ok(()) => Ok(rule),
+            Err(error) => Err(ConfigError::Invalid {
+                path: self.path.to_owned(),
+                key: key.to_owned(),
+                message: error.to_string(),
+            }),
+        }
+    }
+}

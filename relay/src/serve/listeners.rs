@@ -1,0 +1,147 @@
+//! Who listens on a hybrid connection. A listener is chosen at random, which spreads senders without any bookkeeping.
+//!
+//! A place is taken before the handshake is answered, so the limit holds; a sender that arrives between a listener's 101
+//! and its registration waits for it instead of being told that nobody listens.
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use prometheus_client::metrics::gauge::Gauge;
+use proto::ws::message::Sender;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// A live control channel.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Its `sb-hc-id`, or one that we made.
+    pub(crate) id: String,
+    /// Where `accept` messages go.
+    pub(crate) channel: Sender,
+    /// How it named us: what its rendezvous addresses are built from.
+    pub(crate) base: Base,
+    /// Where it came from.
+    pub(crate) remote: SocketAddr,
+    /// Cancelled when it has gone.
+    pub(crate) gone: CancellationToken,
+}
+
+/// Scheme and authority of a listener's own handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// It came by TLS.
+    pub(crate) tls: bool,
+    /// Its `Host`.
+    pub(crate) authority: String,
+}
+
+/// The listeners of one hybrid connection.
+#[derive(Debug)]
+pub(crate) struct Listeners {
+    state: Mutex<State>,
+    changed: Notify,
+    limit: usize,
+    gauge: Gauge,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: Vec<Arc<Listener>>,
+    /// Places taken by handshakes that are not finished.
+    opening: usize,
+}
+
+/// A place among the listeners; leaving it tells whoever waits.
+#[derive(Debug)]
+pub(crate) struct Place {
+    listeners: Arc<Listeners>,
+    registered: Option<Arc<Listener>>,
+}
+
+impl Listeners {
+    pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
+        Self { state: Mutex::default(), changed: Notify::new(), limit, gauge }
+    }
+
+    /// Takes a place for a handshake; none is left when the limit is reached.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Option<Place> {
+        let mut state = self.state();
+        if state.live.len() + state.opening >= self.limit {
+            return None;
+        }
+        state.opening += 1;
+        drop(state);
+        Some(Place { listeners: self.clone(), registered: None })
+    }
+
+    /// One at random, but none of `tried`. Waits while the only candidates are still opening.
+    pub(crate) async fn pick(&self, tried: &[Arc<Listener>]) -> Option<Arc<Listener>> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            {
+                let state = self.state();
+                let candidates: Vec<&Arc<Listener>> = state
+                    .live
+                    .iter()
+                    .filter(|listener| !tried.iter().any(|other| Arc::ptr_eq(other, listener)))
+                    .collect();
+                if !candidates.is_empty() {
+                    return Some(candidates[random(candidates.len())].clone());
+                }
+                if state.opening == 0 {
+                    return None;
+                }
+            }
+            changed.await;
+        }
+    }
+
+    /// Those that are live now.
+    pub(crate) fn live(&self) -> Vec<Arc<Listener>> {
+        self.state().live.clone()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// The handshake is finished: senders may be sent here.
+    pub(crate) fn register(&mut self, listener: Arc<Listener>) {
+        let mut state = self.listeners.state();
+        state.opening -= 1;
+        state.live.push(listener.clone());
+        drop(state);
+        self.registered = Some(listener);
+        self.listeners.gauge.inc();
+        self.listeners.changed.notify_waiters();
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.listeners.state();
+        match self.registered.take() {
+            None => state.opening -= 1,
+            Some(listener) => {
+                state.live.retain(|other| !Arc::ptr_eq(other, &listener));
+                listener.gone.cancel();
+                self.listeners.gauge.dec();
+            }
+        }
+        drop(state);
+        self.listeners.changed.notify_waiters();
+    }
+}
+
+/// An index below `count`. The bias of the remainder is below 2^-50 for any real number of listeners.
+fn random(count: usize) -> usize {
+    let mut bytes = [0; 8];
+    // Without random numbers the first listener is as good as any.
+    let _ = aws_lc_rs::rand::fill(&mut bytes);
+    (u64::from_le_bytes(bytes) % count as u64) as usize
+}

@@ -1,0 +1,132 @@
+//! Counters of a relay. Labels come from the configuration and from closed enums, never from a peer.
+use std::sync::atomic::AtomicU64;
+
+use daemon::metrics::Metrics;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+
+use super::refusal::Refusal;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EntityLabel {
+    entity: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BytesLabel {
+    entity: String,
+    direction: Direction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum Direction {
+    ToListener,
+    ToSender,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: &'static str,
+}
+
+/// All families of one relay.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RelayMetrics {
+    active_listeners: Family<EntityLabel, Gauge>,
+    listeners: Family<EntityLabel, Counter>,
+    active_senders: Family<EntityLabel, Gauge>,
+    senders: Family<EntityLabel, Counter>,
+    bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
+    refusals: Family<CodeLabel, Counter>,
+    handshakes_failed: Counter,
+    handshakes_crowded: Counter,
+}
+
+/// Handles for one entity, resolved once.
+#[derive(Debug, Clone)]
+pub(crate) struct EntityMetrics {
+    /// Control channels now.
+    pub(crate) listeners: Gauge,
+    /// Control channels ever opened.
+    pub(crate) listeners_opened: Counter,
+    /// Joined senders now.
+    pub(crate) senders: Gauge,
+    senders_opened: Counter,
+    /// Payload from senders.
+    pub(crate) bytes_to_listener: Counter<u64, AtomicU64>,
+    /// Payload from listeners.
+    pub(crate) bytes_to_sender: Counter<u64, AtomicU64>,
+}
+
+/// A joined sender; counted out on drop.
+#[derive(Debug)]
+pub(crate) struct OpenSender(Gauge);
+
+impl EntityMetrics {
+    /// Counts one sender in.
+    pub(crate) fn open_sender(&self) -> OpenSender {
+        self.senders_opened.inc();
+        self.senders.inc();
+        OpenSender(self.senders.clone())
+    }
+}
+
+impl Drop for OpenSender {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl RelayMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let this = Self::default();
+        let all = this.clone();
+        metrics.register(|registry| {
+            registry.register("active_listeners", "Control channels that are open", all.active_listeners);
+            registry.register("listeners", "Control channels opened", all.listeners);
+            registry.register("active_senders", "Senders that are joined with a listener", all.active_senders);
+            registry.register("senders", "Senders joined with a listener", all.senders);
+            registry.register("payload_bytes", "Payload forwarded", all.bytes);
+            registry.register("refusals", "Requests refused by the relay, by reason", all.refusals);
+            registry.register(
+                "handshakes_failed",
+                "Connections that never sent a whole request",
+                all.handshakes_failed,
+            );
+            registry.register(
+                "handshakes_crowded",
+                "Connections closed at once because their address had too many unproven ones",
+                all.handshakes_crowded,
+            );
+        });
+        this
+    }
+
+    /// The handles of one entity.
+    pub(crate) fn entity(&self, name: &str) -> EntityMetrics {
+        let entity = EntityLabel { entity: name.to_owned() };
+        let bytes = |direction| self.bytes.get_or_create_owned(&BytesLabel { entity: name.to_owned(), direction });
+        EntityMetrics {
+            listeners: self.active_listeners.get_or_create_owned(&entity),
+            listeners_opened: self.listeners.get_or_create_owned(&entity),
+            senders: self.active_senders.get_or_create_owned(&entity),
+            senders_opened: self.senders.get_or_create_owned(&entity),
+            bytes_to_listener: bytes(Direction::ToListener),
+            bytes_to_sender: bytes(Direction::ToSender),
+        }
+    }
+
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        self.refusals.get_or_create(&CodeLabel { code: refusal.name() }).inc();
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.inc();
+    }
+
+    pub(crate) fn crowded(&self) {
+        self.handshakes_crowded.inc();
+    }
+}

@@ -1,0 +1,390 @@
+//! Every way in which the relay says no: status, text, code, meaning, remedy.
+//!
+//! Texts follow the live service where they were seen, because senders' tools match on them. Where the service's own
+//! sources disagree or are silent, the choice and its reason stand beside the status.
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::ext::ReasonPhrase;
+use identity::sas::SasError;
+use proto::hybrid::status::{Tracking, reason};
+
+/// What answers are made of.
+pub(crate) type Body = Full<Bytes>;
+
+/// Seconds after which a refusal for want of room is worth another try.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// A refusal. Its name is a stable code, found in logs, metrics and the answer's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// The path cannot be read, or the action is unknown.
+    BadTarget,
+    /// No `Host`, or one that is not an authority.
+    BadHost,
+    /// A request under `/$hc/` that is not a WebSocket upgrade.
+    NotWebSocket,
+    /// An upgrade to another version than 13.
+    WebSocketVersion,
+    /// A WebSocket upgrade on the plain entity path.
+    PlainPathWebSocket,
+    /// An HTTP request on the plain entity path.
+    HttpSender,
+    /// No token.
+    TokenMissing,
+    /// Not a shared access signature.
+    TokenMalformed,
+    /// No rule made this signature.
+    TokenSignature,
+    /// Past its end.
+    TokenExpired,
+    /// Made for something else.
+    TokenAudience,
+    /// Lives longer than this relay allows.
+    TokenLife,
+    /// The rule lacks the right.
+    RightMissing,
+    /// No such hybrid connection.
+    EntityUnknown,
+    /// Nobody listens.
+    NoListener,
+    /// Somebody listens, and did not accept in time.
+    AcceptTimeout,
+    /// The listener went away before it accepted.
+    ListenerLost,
+    /// One listener more than allowed.
+    TooManyListeners,
+    /// One sender more than allowed.
+    TooManySenders,
+    /// Too many senders wait for listeners.
+    TooManyRendezvous,
+    /// The sender's head does not fit into a message to the listener.
+    HeadTooLarge,
+    /// An accept address that was never given out, was used before, or is too old.
+    RendezvousUnknown,
+    /// A listener rejects with a status that is none.
+    RejectCode,
+    /// A listener chose a subprotocol that the sender had not offered.
+    ProtocolNotOffered,
+    /// The relay is ending.
+    Draining,
+}
+
+impl Refusal {
+    /// Every refusal there is.
+    pub const ALL: &[Self] = &[
+        Self::BadTarget,
+        Self::BadHost,
+        Self::NotWebSocket,
+        Self::WebSocketVersion,
+        Self::PlainPathWebSocket,
+        Self::HttpSender,
+        Self::TokenMissing,
+        Self::TokenMalformed,
+        Self::TokenSignature,
+        Self::TokenExpired,
+        Self::TokenAudience,
+        Self::TokenLife,
+        Self::RightMissing,
+        Self::EntityUnknown,
+        Self::NoListener,
+        Self::AcceptTimeout,
+        Self::ListenerLost,
+        Self::TooManyListeners,
+        Self::TooManySenders,
+        Self::TooManyRendezvous,
+        Self::HeadTooLarge,
+        Self::RendezvousUnknown,
+        Self::RejectCode,
+        Self::ProtocolNotOffered,
+        Self::Draining,
+    ];
+
+    /// HTTP status.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadTarget
+            | Self::BadHost
+            | Self::NotWebSocket
+            | Self::PlainPathWebSocket
+            | Self::RejectCode
+            | Self::ProtocolNotOffered => StatusCode::BAD_REQUEST,
+            Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
+            // A relay with HTTP senders would route it: "not implemented" is what it is.
+            Self::HttpSender => StatusCode::NOT_IMPLEMENTED,
+            Self::TokenMissing
+            | Self::TokenMalformed
+            | Self::TokenSignature
+            | Self::TokenExpired
+            | Self::TokenAudience
+            | Self::TokenLife => StatusCode::UNAUTHORIZED,
+            // The documents say 403 for a missing right, an emulator 401. 403 tells an operator that the key is good.
+            Self::RightMissing => StatusCode::FORBIDDEN,
+            Self::EntityUnknown => StatusCode::NOT_FOUND,
+            // Seen live for WebSocket senders; the documents' 502 is for HTTP senders.
+            Self::NoListener => StatusCode::NOT_FOUND,
+            // Sources say 404, 408 and 504. SDKs turn 504 into a timeout, which it is, and 404 into "does not exist".
+            Self::AcceptTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::ListenerLost => StatusCode::BAD_GATEWAY,
+            // The handshake's status is not on record; .NET reads 403 as an exceeded quota, and 404 would stop a
+            // listener for good.
+            Self::TooManyListeners => StatusCode::FORBIDDEN,
+            // SDKs retry on 503.
+            Self::TooManySenders | Self::TooManyRendezvous | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            // The documents say 403, an emulator 400.
+            Self::RendezvousUnknown => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// Stable code.
+    pub fn name(self) -> &'static str {
+        self.texts().0
+    }
+
+    /// What the peer reads: the first sentence of the reason phrase.
+    pub fn text(self) -> &'static str {
+        self.texts().1
+    }
+
+    /// What it means, for the catalogue.
+    pub fn meaning(self) -> &'static str {
+        self.texts().2
+    }
+
+    /// What to do, for the catalogue.
+    pub fn remedy(self) -> &'static str {
+        self.texts().3
+    }
+
+    fn texts(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::BadTarget => (
+                "bad_target",
+                "The address is not one of a hybrid connection",
+                "The path has dot segments, or sb-hc-action is none of listen, connect, accept, request.",
+                "Dial /$hc/<entity>?sb-hc-action=connect (or listen).",
+            ),
+            Self::BadHost => (
+                "bad_host",
+                "The Host header is missing or malformed",
+                "A listener's rendezvous addresses are built from the Host of its handshake.",
+                "Send the host and port that you dialled.",
+            ),
+            Self::NotWebSocket => (
+                "not_websocket",
+                "This endpoint is only for web-socket requests",
+                "A request below /$hc/ has to be a WebSocket upgrade (RFC 6455).",
+                "Look for a proxy that removes Connection or Upgrade headers.",
+            ),
+            Self::WebSocketVersion => (
+                "websocket_version",
+                "This endpoint speaks version 13 of the WebSocket protocol",
+                "Sec-WebSocket-Version is not 13.",
+                "Use a client of RFC 6455.",
+            ),
+            Self::PlainPathWebSocket => (
+                "plain_path_websocket",
+                "WebSocket endpoints are below /$hc/",
+                "A WebSocket upgrade came on the entity's plain path.",
+                "Put /$hc/ in front of the entity name.",
+            ),
+            Self::HttpSender => (
+                "http_sender",
+                "HTTP senders are not served by this relay build; connect a WebSocket below /$hc/",
+                "An HTTP request came on an entity's plain path. This relay relays WebSockets only.",
+                "Use a WebSocket sender, such as the connector.",
+            ),
+            Self::TokenMissing => (
+                "token_missing",
+                "MissingToken: The request has no token",
+                "Neither sb-hc-token nor ServiceBusAuthorization nor Authorization carries a token.",
+                "Send a token in the header ServiceBusAuthorization.",
+            ),
+            Self::TokenMalformed => (
+                "token_malformed",
+                "MalformedToken: The token is not a shared access signature",
+                "A field of the token is missing or doubled, or it is another kind of token.",
+                "Make the token with `relay token` or an SDK.",
+            ),
+            Self::TokenSignature => (
+                "token_signature",
+                "InvalidSignature: The token has an invalid signature",
+                "No key of the named rule made this signature, or this path has no such rule.",
+                "Compare rule name and key with the relay's configuration.",
+            ),
+            Self::TokenExpired => (
+                "token_expired",
+                "ExpiredToken: The token is expired",
+                "The token's end has passed by more than the grace.",
+                "Make a new token; if it is new, compare the clocks.",
+            ),
+            Self::TokenAudience => (
+                "token_audience",
+                "InvalidAudience: The authorization header contains a token with a wrong audience",
+                "The token was made for another host or another hybrid connection.",
+                "Make the token for http://<namespace>/<entity>.",
+            ),
+            Self::TokenLife => (
+                "token_life",
+                "InvalidLifetime: The token lives longer than this relay allows",
+                "The token's end lies further ahead than tokens.max_life.",
+                "Make tokens with a shorter life, or raise tokens.max_life.",
+            ),
+            Self::RightMissing => (
+                "right_missing",
+                "The token's rule does not have the right that this action needs",
+                "Listening needs a rule with listen, connecting one with send.",
+                "Use the key of the other rule.",
+            ),
+            Self::EntityUnknown => (
+                "entity_unknown",
+                "Endpoint does not exist",
+                "The namespace has no hybrid connection of this name.",
+                "Compare the path with `entities:` in the relay's configuration.",
+            ),
+            Self::NoListener => (
+                "no_listener",
+                "There are no listeners connected for the endpoint",
+                "The hybrid connection exists, and nobody listens on it.",
+                "Look at the listener's log in the cluster.",
+            ),
+            Self::AcceptTimeout => (
+                "accept_timeout",
+                "None of the connected listeners accepted the connection within the allowed timeout",
+                "A listener was asked and did not dial back in time.",
+                "Look whether the listener can reach the relay with a second connection.",
+            ),
+            Self::ListenerLost => (
+                "listener_lost",
+                "The listener went away before it accepted the connection",
+                "The listener's control channel or its dial broke, and no other listener could be asked.",
+                "Try again; look at the listener's log if it repeats.",
+            ),
+            Self::TooManyListeners => (
+                "too_many_listeners",
+                "MaximumListenersPerEndpoint: the endpoint has as many listeners as it may have",
+                "limits.listeners of the hybrid connection is reached.",
+                "Stop a listener, or raise the limit.",
+            ),
+            Self::TooManySenders => (
+                "too_many_senders",
+                "MaximumSendersPerEndpoint: the endpoint has as many senders as it may have",
+                "limits.senders of the hybrid connection is reached.",
+                "Try again when others have gone, or raise the limit.",
+            ),
+            Self::TooManyRendezvous => (
+                "too_many_rendezvous",
+                "Too many senders are waiting for listeners",
+                "limits.rendezvous is reached, or a quarter of it by this hybrid connection alone.",
+                "Try again shortly; look why listeners accept so slowly.",
+            ),
+            Self::HeadTooLarge => (
+                "head_too_large",
+                "The request head does not fit into a message to the listener",
+                "Messages to listeners are limited to 64 KiB because SDKs read no more.",
+                "Send fewer or shorter headers.",
+            ),
+            Self::RendezvousUnknown => (
+                "rendezvous_unknown",
+                "The rendezvous address is not valid (any more)",
+                "It was never given out, was used before, belongs to another endpoint, or its sender has gone.",
+                "Dial an accept address once, as it is, within 30 seconds.",
+            ),
+            Self::RejectCode => (
+                "reject_code",
+                "sb-hc-statusCode is not a number from 100 to 999",
+                "A listener rejects a sender with something that is no HTTP status.",
+                "Reject with a status from 300 to 599.",
+            ),
+            Self::ProtocolNotOffered => (
+                "protocol_not_offered",
+                "The chosen subprotocol was not offered by the sender",
+                "A listener's dial names a subprotocol that is not among the sender's.",
+                "Choose one from connectHeaders, or none.",
+            ),
+            Self::Draining => (
+                "draining",
+                "The relay is shutting down",
+                "The relay takes nothing new while it ends.",
+                "Try again; another relay, or this one restarted, will answer.",
+            ),
+        }
+    }
+
+    /// The answer: status, reason phrase with the tracking block, a small JSON body, and the end of the connection.
+    pub(crate) fn answer(self, tracking: &Tracking<'_>) -> Response<Body> {
+        let phrase = reason(self.text(), tracking);
+        let body = serde_json::json!({ "code": self.name(), "message": phrase }).to_string();
+        let mut answer = plain(self.status(), &phrase, body);
+        let headers = answer.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        match self.status() {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("SharedAccessSignature"));
+            }
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            }
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+impl From<SasError> for Refusal {
+    fn from(error: SasError) -> Self {
+        match error {
+            SasError::Malformed => Self::TokenMalformed,
+            SasError::Signature => Self::TokenSignature,
+            SasError::Expired => Self::TokenExpired,
+            SasError::Audience => Self::TokenAudience,
+        }
+    }
+}
+
+/// An answer with a reason phrase of its own that ends the connection.
+pub(crate) fn plain(status: StatusCode, phrase: &str, body: String) -> Response<Body> {
+    let mut answer = Response::new(Body::from(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    // Phrases are cleaned before they come here; without one the standard phrase is sent.
+    if let Ok(phrase) = ReasonPhrase::try_from(phrase.as_bytes().to_vec()) {
+        answer.extensions_mut().insert(phrase);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_its_own_name_and_all_texts() {
+        let names: HashSet<&str> = Refusal::ALL.iter().map(|refusal| refusal.name()).collect();
+        assert_eq!(names.len(), Refusal::ALL.len());
+        for refusal in Refusal::ALL {
+            assert!(refusal.status().as_u16() >= 400, "{refusal:?}");
+            for text in [refusal.text(), refusal.meaning(), refusal.remedy()] {
+                assert!(!text.is_empty() && text.is_ascii(), "{refusal:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_carries_the_phrase_and_ends_the_connection() {
+        let tracking = Tracking { id: "i", namespace: "ns", path: "e", at: SystemTime::UNIX_EPOCH };
+        let answer = Refusal::TokenSignature.answer(&tracking);
+        assert_eq!(answer.status(), 401);
+        let phrase = answer.extensions().get::<ReasonPhrase>().unwrap();
+        assert!(
+            phrase.as_bytes().starts_with(b"InvalidSignature: The token has an invalid signature. TrackingId:i_G0")
+        );
+        assert_eq!(answer.headers()[header::CONNECTION], "close");
+    }
+}
