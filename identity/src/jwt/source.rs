@@ -12,6 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use daemon::{clock::SharedClock, shutdown::Shutdown};
+use proto::retry::{self, Ladder};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
 use url::Url;
@@ -31,8 +32,17 @@ const REFRESH: Duration = Duration::from_secs(3600);
 /// Least time between two fetches that tokens with unknown key ids can cause (SD-7).
 pub(super) const REFETCH_PAUSE: Duration = Duration::from_secs(60);
 
-/// First and longest pause after a failed fetch.
-const RETRY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// Attempts after a failed fetch: callers are refused until one succeeds, but all gateways ask the same issuer.
+const RETRY: retry::Policy = retry::Policy {
+    first: Duration::from_secs(5),
+    factor: 2.0,
+    cap: Duration::from_secs(300),
+    hint_max: Duration::ZERO,
+    healthy: Duration::ZERO,
+};
+
+/// Full jitter may draw nothing; an issuer is not asked twice within a second all the same.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long the last good set is believed without being confirmed.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(24 * 3600);
@@ -172,7 +182,7 @@ impl KeySource {
     }
 
     async fn refresh(self: Arc<Self>, client: HttpClient, endpoint: Endpoint, stop: Shutdown) {
-        let mut pause = RETRY.0;
+        let mut ladder = Ladder::new(RETRY);
         loop {
             let outcome = tokio::select! {
                 biased;
@@ -180,20 +190,18 @@ impl KeySource {
                 fetched = endpoint.fetch(&client) => fetched,
             };
             let outcome = outcome.and_then(|bytes| self.load(Some(&bytes)).map_err(|problem| endpoint.tell(problem)));
-            let next = if outcome.is_ok() {
-                pause = RETRY.0;
+            let pause = if outcome.is_ok() {
+                ladder.ended(Duration::MAX);
                 REFRESH.mul_f64(0.9 + 0.2 * chance::fraction())
             } else {
-                let next = pause.mul_f64(0.5 + 0.5 * chance::fraction());
-                pause = (pause * 2).min(RETRY.1);
-                next
+                ladder.next_wait(None).max(LEAST_PAUSE)
             };
             self.settle(outcome);
             tokio::select! {
                 biased;
                 () = stop.draining() => return,
                 () = self.wanted.notified() => {}
-                () = tokio::time::sleep(next) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

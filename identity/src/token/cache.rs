@@ -18,9 +18,10 @@ use std::{
 };
 
 use daemon::{clock::SharedClock, shutdown::Shutdown};
+use proto::retry::Ladder;
 use tokio::sync::watch;
 
-use super::{ErrorCode, Source, Token, TokenError};
+use super::{ErrorCode, Source, Token, TokenError, schedule};
 use crate::chance::Chance;
 
 /// Most audiences at a time. They come from configuration; the bound is for the day they do not.
@@ -73,12 +74,12 @@ struct Entry {
     state: Mutex<State>,
 }
 
-#[derive(Default)]
 struct State {
     held: Option<Held>,
     /// The fetch under way; its receiver changes when it has landed.
     flight: Option<watch::Receiver<bool>>,
     failures: u32,
+    ladder: Ladder,
     retry_at: Option<Instant>,
     problem: Option<TokenError>,
     /// The source's generation when the last fetch began.
@@ -234,7 +235,7 @@ impl Inner {
                 entries.remove(&idlest);
             }
         }
-        let state = Mutex::default();
+        let state = Mutex::new(State::new(self.chance.clone()));
         let entry = Arc::new(Entry { audience: audience.to_owned(), used: AtomicU64::new(used), state });
         entries.insert(audience.to_owned(), entry.clone());
         Ok(entry)
@@ -247,7 +248,7 @@ impl Inner {
         let changed = state.generation != generation;
         if changed && state.flight.is_none() {
             // What was wrong with the old file says nothing about the new one.
-            (state.failures, state.retry_at) = (0, None);
+            state.recovered();
         }
         let left = state.left(now);
         let due = state.held.as_ref().is_none_or(|held| now.0 >= held.refresh_at);
@@ -277,6 +278,17 @@ impl Inner {
 }
 
 impl State {
+    fn new(chance: Chance) -> Self {
+        let ladder = Ladder::with_random(schedule::FETCH, move || chance.fraction());
+        Self { held: None, flight: None, failures: 0, ladder, retry_at: None, problem: None, generation: 0 }
+    }
+
+    /// What went wrong before counts no more.
+    fn recovered(&mut self) {
+        (self.failures, self.retry_at) = (0, None);
+        self.ladder.ended(Duration::MAX);
+    }
+
     fn left(&self, now: Now) -> Duration {
         self.held.as_ref().map_or(Duration::ZERO, |held| held.left(now))
     }

@@ -1,6 +1,8 @@
 //! When a token is renewed, and when a failed attempt is repeated. Pure arithmetic, so that a year can be simulated.
 use std::time::Duration;
 
+use proto::retry::{self, Ladder};
+
 use super::TokenError;
 use crate::chance::Chance;
 
@@ -16,17 +18,18 @@ const LEAST: Duration = Duration::from_secs(30);
 /// Part of the time until renewal that jitter may take off.
 const JITTER: f64 = 0.1;
 
-/// First interval between attempts, before jitter.
-const BASE: Duration = Duration::from_secs(1);
-
-/// Longest interval between attempts: somebody may be waiting.
-const CAP: Duration = Duration::from_secs(60);
+/// Attempts after a failure that may pass: somebody may be waiting, and an issuer that sheds load says so itself. A fetch
+/// that succeeded is a healthy spell.
+pub(super) const FETCH: retry::Policy = retry::Policy {
+    first: Duration::from_secs(1),
+    factor: 2.0,
+    cap: Duration::from_secs(60),
+    hint_max: Duration::from_secs(600),
+    healthy: Duration::ZERO,
+};
 
 /// A pause never shrinks to nothing.
 const FLOOR: Duration = Duration::from_millis(200);
-
-/// Longest hint that is obeyed: a mistaken issuer must not silence us for a day.
-const LONGEST_HINT: Duration = Duration::from_secs(600);
 
 /// Pauses when only a person can mend it; a change of the file that holds the secret ends them at once.
 const CONFIGURATION: [Duration; 5] = [
@@ -51,17 +54,13 @@ pub(super) fn refresh_after(life: Duration, hint: Option<Duration>, chance: &Cha
     wished.saturating_sub(wished.mul_f64(JITTER * chance.fraction())).max(earliest)
 }
 
-/// Pause after the `failures`-th failure in a row.
-pub(super) fn pause_after(error: &TokenError, failures: u32, chance: &Chance) -> Duration {
-    let hint = error.retry_after.unwrap_or_default().min(LONGEST_HINT);
-    let index = failures.saturating_sub(1);
-    let own = if error.code.retryable() {
-        CAP.min(BASE * 2_u32.pow(index.min(6))).mul_f64(chance.fraction()).max(FLOOR)
+/// Pause after the `failures`-th failure in a row; `ladder` is that of [`FETCH`].
+pub(super) fn pause_after(error: &TokenError, failures: u32, ladder: &mut Ladder) -> Duration {
+    if error.code.retryable() {
+        ladder.next_wait(error.retry_after).max(FLOOR)
     } else {
-        CONFIGURATION[(index as usize).min(CONFIGURATION.len() - 1)]
-    };
-    // A little after the hint, so that everybody who got the same one does not come back in the same instant.
-    own.max(hint + hint.mul_f64(JITTER * chance.fraction()))
+        CONFIGURATION[(failures.saturating_sub(1) as usize).min(CONFIGURATION.len() - 1)]
+    }
 }
 
 #[cfg(test)]
@@ -101,21 +100,32 @@ mod tests {
         }
     }
 
+    fn ladder(fraction: f64) -> Ladder {
+        Ladder::with_random(FETCH, move || fraction)
+    }
+
     #[test]
-    fn pauses_grow_to_their_cap_and_obey_a_bounded_hint() {
-        let error = |code, hint| TokenError::new(code, "").after(hint);
-        let full = fixed(1.0);
-        let down = error(ErrorCode::SourceUnavailable, None);
-        let pauses: Vec<_> = (1..9).map(|n| pause_after(&down, n, &full).as_secs()).collect();
+    fn pauses_grow_to_their_cap_and_begin_anew_after_a_success() {
+        let down = TokenError::new(ErrorCode::SourceUnavailable, "");
+        let mut ladder = ladder(1.0);
+        let pauses: Vec<_> = (1..9).map(|n| pause_after(&down, n, &mut ladder).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(pause_after(&down, 3, &fixed(0.0)), FLOOR);
-        assert_eq!(pause_after(&down, u32::MAX, &full), CAP);
-        let hinted = error(ErrorCode::SourceThrottled, Some(30 * SECOND));
-        assert_eq!(pause_after(&hinted, 1, &fixed(0.0)), 30 * SECOND);
-        let absurd = error(ErrorCode::SourceThrottled, Some(Duration::MAX));
-        assert_eq!(pause_after(&absurd, 1, &fixed(0.0)), LONGEST_HINT);
-        let wrong = error(ErrorCode::EntraRejected, None);
-        let pauses: Vec<_> = [1, 2, 5, 99].iter().map(|n| pause_after(&wrong, *n, &full).as_secs()).collect();
+        ladder.ended(Duration::ZERO);
+        assert_eq!(pause_after(&down, 1, &mut ladder), SECOND);
+    }
+
+    #[test]
+    fn a_hint_is_obeyed_within_bounds_and_no_pause_is_nothing() {
+        let throttled = |hint| TokenError::new(ErrorCode::SourceThrottled, "").after(hint);
+        assert_eq!(pause_after(&throttled(None), 3, &mut ladder(0.0)), FLOOR);
+        assert_eq!(pause_after(&throttled(Some(30 * SECOND)), 1, &mut ladder(0.0)), 30 * SECOND);
+        assert_eq!(pause_after(&throttled(Some(Duration::MAX)), 1, &mut ladder(0.0)), FETCH.hint_max);
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_tried_ever_more_rarely() {
+        let wrong = TokenError::new(ErrorCode::EntraRejected, "");
+        let pauses = [1, 2, 5, 99].map(|n| pause_after(&wrong, n, &mut ladder(1.0)).as_secs());
         assert_eq!(pauses, [60, 120, 1800, 1800]);
     }
 }

@@ -46,17 +46,19 @@ impl Inner {
                 let refresh_at = now.0 + schedule::refresh_after(life, hint, &self.chance);
                 tracing::debug!(audience = entry.audience, life = life.as_secs(), "token fetched");
                 state.held = Some(Held { token, received: now.0, refresh_at, dead_at: now.0 + life });
-                (state.failures, state.retry_at, state.problem) = (0, None, None);
+                state.recovered();
+                state.problem = None;
             }
             Err(error) => {
                 state.failures = state.failures.saturating_add(1);
-                let pause = schedule::pause_after(&error, state.failures, &self.chance);
+                let failures = state.failures;
+                let pause = schedule::pause_after(&error, failures, &mut state.ladder);
                 state.retry_at = Some(now.0 + pause);
                 tracing::warn!(
                     audience = entry.audience,
                     code = error.code.name(),
                     error = error.message,
-                    failures = state.failures,
+                    failures,
                     pause = pause.as_secs_f32(),
                     left = state.left(now).as_secs(),
                     "no new token"
