@@ -193,7 +193,55 @@ fn causes(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        process::Command,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+    };
+
     use super::*;
+    use crate::testing::{HttpServer, Reply};
+
+    const LIMITS: Limits = Limits { deadline: Duration::from_secs(10), body: 1024 };
+
+    fn client() -> HttpClient {
+        HttpClient::new(&Trust { system: false, files: vec![] }, Path::new("")).unwrap()
+    }
+
+    /// Does nothing by itself: [`a_proxy_is_used_for_others_and_never_for_loopback`] runs it in a process whose
+    /// environment names a proxy.
+    #[tokio::test]
+    async fn inside_an_environment_with_a_proxy() {
+        let (Ok(near), Ok(far)) = (std::env::var("TEST_NEAR"), std::env::var("TEST_FAR")) else { return };
+        assert_eq!(client().get(&checked(&near).unwrap(), LIMITS).await.unwrap().status, StatusCode::OK);
+        let error = client().get(&checked(&far).unwrap(), LIMITS).await.unwrap_err();
+        assert!(matches!(error, HttpError::Unreachable { .. }), "{error}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_proxy_is_used_for_others_and_never_for_loopback() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = asked.clone();
+        let proxy = HttpServer::start(move |request| {
+            assert_eq!((request.method.as_str(), request.path.as_str()), ("CONNECT", "login.invalid:443"));
+            counter.fetch_add(1, Ordering::SeqCst);
+            Reply::status(502)
+        })
+        .await;
+        let near = HttpServer::start(|_| Reply::json("{}".to_owned())).await;
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "http_client::tests::inside_an_environment_with_a_proxy"]);
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env(name, proxy.url(""));
+        }
+        command.env_remove("NO_PROXY").env_remove("no_proxy").env_remove("REQUEST_METHOD");
+        command.env("TEST_NEAR", near.url("/")).env("TEST_FAR", "https://login.invalid/");
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(asked.load(Ordering::SeqCst), 1);
+    }
 
     #[test]
     fn plain_http_is_for_loopback_only() {

@@ -144,7 +144,7 @@ pub enum SasError {
 }
 
 /// Whether a text claims to be a shared access signature rather than a JWT.
-pub fn looks_like(token: &str) -> bool {
+fn looks_like(token: &str) -> bool {
     token.get(..SCHEME.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(SCHEME))
 }
 

@@ -144,8 +144,7 @@ impl AppService {
     }
 
     async fn decide(&self, request: &Parts, audience: &mut Option<String>) -> Result<(Token, String), Denied> {
-        let asked = self.judge(request)?;
-        *audience = Some(asked.resource.clone());
+        let asked = self.judge(request, audience)?;
         let mut token = self.token(&asked.resource).await?;
         if asked.revoked.is_some_and(|hash| hash.eq_ignore_ascii_case(&sha256(&token.secret))) {
             self.cache.refused(&asked.resource);
@@ -154,7 +153,7 @@ impl AppService {
         Ok((token, asked.resource))
     }
 
-    fn judge(&self, request: &Parts) -> Result<Asked, Refusal> {
+    fn judge(&self, request: &Parts, audience: &mut Option<String>) -> Result<Asked, Refusal> {
         let path = request.uri.path();
         if path.strip_suffix('/').unwrap_or(path) != PATH {
             return Err(Refusal::UnknownPath);
@@ -174,10 +173,10 @@ impl AppService {
         if !shown.is_some_and(|shown| self.header.matches(shown)) {
             return Err(Refusal::BadSecretHeader);
         }
-        self.judge_query(request.uri.query().unwrap_or_default())
+        self.judge_query(request.uri.query().unwrap_or_default(), audience)
     }
 
-    fn judge_query(&self, query: &str) -> Result<Asked, Refusal> {
+    fn judge_query(&self, query: &str, audience: &mut Option<String>) -> Result<Asked, Refusal> {
         if query.len() > MAX_QUERY {
             return Err(Refusal::UnknownParameter);
         }
@@ -193,6 +192,7 @@ impl AppService {
             return Err(Refusal::UnknownParameter);
         }
         let resource = value("resource").ok_or(Refusal::MissingResource)?;
+        *audience = is_plain(resource).then(|| resource.to_owned());
         let selectors: Vec<_> = SELECTORS.iter().filter_map(|name| Some((*name, value(name)?))).collect();
         match selectors.as_slice() {
             [] => {}
@@ -239,7 +239,7 @@ struct Record<'a> {
     began: Instant,
     correlation_id: String,
     request_id: String,
-    /// Set when it was found to be allowed, so that nothing a caller made up is logged.
+    /// What was asked for by somebody who showed the secret, if it looks like an audience.
     audience: Option<String>,
     outcome: &'static str,
     status: u16,
@@ -262,6 +262,11 @@ impl Drop for Record<'_> {
             milliseconds = took.as_secs_f64() * 1000.0,
         );
     }
+}
+
+/// Whether an audience may be logged: of moderate length, and without parts that could hold something else.
+fn is_plain(resource: &str) -> bool {
+    resource.len() <= 200 && resource.bytes().all(|byte| byte.is_ascii_alphanumeric() || b":/.-_".contains(&byte))
 }
 
 /// The one value of a field; nothing when it is missing or doubled.

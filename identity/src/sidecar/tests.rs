@@ -426,15 +426,17 @@ async fn each_request_leaves_one_access_line_and_no_secret() {
     let _capturing = tracing::subscriber::set_default(subscriber);
     let world = World::healthy().await;
     world.ask(QUERY, "x-ms-client-request-id: caller-1\r\n").await;
-    world.ask("api-version=2019-08-01&resource=https://made.up/hunter2", "").await;
+    world.ask("api-version=2019-08-01&resource=https://made.up", "").await;
+    world.ask("api-version=2019-08-01&resource=https://made.up/?sig=hunter2", "").await;
     world.raw("GET /msi/token?hunter2 HTTP/1.1\r\nHost: 127.0.0.1\r\nX-IDENTITY-HEADER: hunter2\r\n\r\n").await;
     world.context.shutdown.run(Duration::from_secs(20)).await;
     let metrics = world.context.metrics.encode();
     let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
     let access: Vec<_> = text.lines().filter(|line| line.contains(" access: ")).collect();
-    assert_eq!(access.len(), 3, "{text}");
+    assert_eq!(access.len(), 4, "{text}");
     for (line, words) in access.iter().zip([
         ["outcome=\"granted\"", AUDIENCE, "caller-1"],
+        ["outcome=\"AudienceNotAllowed\"", "https://made.up", "correlation_id="],
         ["outcome=\"AudienceNotAllowed\"", "status=403", "correlation_id="],
         ["outcome=\"BadSecretHeader\"", "status=401", "peer=127.0.0.1"],
     ]) {

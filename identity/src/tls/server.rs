@@ -91,13 +91,6 @@ impl ServerTls {
         Ok(Self { generation: Arc::new(ArcSwap::from_pointee(generation)), alpn })
     }
 
-    /// Puts another certificate in force, for owners who renew it themselves. Client CAs, if any, are dropped with the
-    /// old generation; this is for servers made by [`ServerTls::from_pem`].
-    pub fn replace_pem(&self, cert: &str, key: &str) -> Result<(), TlsError> {
-        self.generation.store(Arc::new(generation_from_pem(cert, key, None, &self.alpn)?));
-        Ok(())
-    }
-
     /// The configuration in force now.
     pub fn current(&self) -> Arc<ServerConfig> {
         self.generation.load().outer.clone()

@@ -127,6 +127,23 @@ async fn inner_sessions_accept_only_the_cluster_and_only_tls13() {
 }
 
 #[tokio::test]
+async fn outer_sessions_go_down_to_tls12_and_inner_ones_do_not() {
+    let own = authority();
+    let server = server_tls(&leaf(&own, &["causeway://factory-a"]), &[proto::tunnel::ALPN]);
+    let mut old = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .unwrap()
+        .with_root_certificates(trusting(&own))
+        .with_no_client_auth();
+    old.alpn_protocols = protocols(&[proto::tunnel::ALPN]);
+    let old = Arc::new(old);
+    let mut sessions = connect(server.current(), old.clone(), "gw.example.com").await.unwrap();
+    echo(&mut sessions).await;
+    assert_eq!(sessions.0.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_2));
+    assert!(connect(server.inner(), old, "gw.example.com").await.is_err());
+}
+
+#[tokio::test]
 async fn inner_sessions_are_never_resumed() {
     let own = authority();
     let trust = ClusterTrust::new("factory-a", &[&own.certificate], &[]).unwrap();
