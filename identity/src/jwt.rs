@@ -82,16 +82,6 @@ impl Authenticators {
         Ok(Self { all, verdicts: Verdicts::default(), generation, clock })
     }
 
-    /// Whether there are none, so that no token can ever be accepted.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Names of all authenticators, for checking policies against.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.all.iter().map(|authenticator| &*authenticator.name)
-    }
-
     /// Verifies a bearer token (without the `Bearer ` prefix). Waits at most five seconds, and only when the keys for it
     /// have to be fetched first.
     pub async fn verify(&self, token: &str) -> Result<Principal, JwtError> {
