@@ -275,9 +275,9 @@ impl Entry {
         Self { line, json }
     }
 
-    /// A field as text, wherever the line has it.
+    /// A field of the event as text.
     pub fn field(&self, name: &str) -> Option<String> {
-        let value = self.json.get(name).or_else(|| self.json.get("fields")?.get(name))?;
+        let value = self.json.get("fields")?.get(name)?;
         Some(match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -291,8 +291,7 @@ impl Entry {
 
     /// Whether this is an access line.
     pub fn is_access(&self) -> bool {
-        self.field("target").as_deref() == Some("access")
-            || self.json.get("target").and_then(Value::as_str) == Some("access")
+        self.json.get("target").and_then(Value::as_str) == Some("access")
     }
 
     /// Whether the line holds this text anywhere.
