@@ -3,16 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a bench is a program, and fails by panicking")]
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hint::black_box,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::{Bytes, BytesMut};
 use causeway_tests::tokens::{ISSUER, Issuer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use daemon::{clock::SystemClock, shutdown::Shutdown};
+use gateway::policy::{Ask, Host, Party, PolicyFile, Question, compile};
 use http::HeaderMap;
 use identity::jwt::{AuthenticatorConfig, Authenticators};
 use proto::{
@@ -171,5 +172,35 @@ async fn take(mut forward: server::Forward) {
     forward.sender.finish();
 }
 
-criterion_group!(pieces, frames, tokens, tunnel);
+/// A decision among a hundred rules: the last one grants, and none does.
+fn policy(c: &mut Criterion) {
+    let rules: Vec<_> = (0..100)
+        .map(|number| {
+            serde_json::json!({
+                "name": format!("rule-{number}"),
+                "who": { "authenticator": "bench", "subjects": [format!("caller-{number}")] },
+                "http": { "hosts": ["*.models.svc"], "ports": [80], "methods": ["GET", "POST"], "paths": ["/v1/**"] },
+            })
+        })
+        .collect();
+    let file: PolicyFile = serde_json::from_value(serde_json::json!({ "rules": rules })).unwrap();
+    let at = SystemTime::now();
+    let policy = compile(&file, &BTreeSet::from(["bench".to_owned()]), at).unwrap();
+    let host: Host = "scorer.models.svc".parse().unwrap();
+    let question = |subject| {
+        let party = Party { authenticator: "bench", subject, groups: &[] };
+        let ask = Ask::Http { host: &host, port: 80, method: "GET", path: "/v1/score?x=1", upgrade: None };
+        Question { subject: party, actor: party, ask, external: false, at }
+    };
+    let mut group = c.benchmark_group("policy of 100 rules");
+    group.bench_function("the last one grants", |b| {
+        b.iter(|| assert!(policy.decide(black_box(&question("caller-99"))).is_ok()));
+    });
+    group.bench_function("none grants", |b| {
+        b.iter(|| assert!(policy.decide(black_box(&question("stranger"))).is_err()));
+    });
+    group.finish();
+}
+
+criterion_group!(pieces, frames, tokens, tunnel, policy);
 criterion_main!(pieces);
