@@ -210,7 +210,7 @@ async fn outer(mut io: Peeked<TcpStream>, trusted: Trusted, tls: &ServerTls) -> 
 /// around it suffices.
 async fn websocket(io: Io, bare: Option<(Way, Option<Principal>)>, tls: &ServerTls) -> Result<Opened, Refusal> {
     // Only this layer's bytes are looked at here; what was read is counted where it leaves the socket.
-    let mut io = Peeked::new(io, Arc::default());
+    let mut io = Peeked::new(io, Allowance::counted_elsewhere());
     io.fill(PREFACE.len()).await?;
     match io.start(PREFACE.len()) {
         PREFACE => return Err(Refusal::WrongProtocol),
@@ -218,7 +218,7 @@ async fn websocket(io: Io, bare: Option<(Way, Option<Principal>)>, tls: &ServerT
         _ => return Err(Refusal::WrongProtocol),
     }
     let (io, read_ahead) = upgrade::accept(Box::new(io)).await?;
-    let mut io = Peeked::new(WsStream::new(io, Role::Server, read_ahead), Arc::default());
+    let mut io = Peeked::new(WsStream::new(io, Role::Server, read_ahead), Allowance::counted_elsewhere());
     io.fill(PREFACE.len()).await?;
     match (io.start(PREFACE.len()), bare) {
         ([TLS_HANDSHAKE, ..], _) => {

@@ -30,6 +30,11 @@ impl Default for Allowance {
 }
 
 impl Allowance {
+    /// For a layer whose bytes are counted beneath it.
+    pub fn counted_elsewhere() -> Arc<Self> {
+        Arc::new(Self(AtomicUsize::new(usize::MAX)))
+    }
+
     /// From now on anything goes.
     pub fn lift(&self) {
         self.0.store(usize::MAX, Ordering::Relaxed);
