@@ -18,8 +18,8 @@ pub(crate) fn accept(
     visitor: &Visitor,
     mut asked: Asked,
     accept: HeaderValue,
-    line: Line,
-) -> Result<Response<Body>, (Denied, Line)> {
+    line: Box<Line>,
+) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let Some(Taken { offer, verdict }) = redeem(visitor, &asked) else {
         return Err((Refusal::RendezvousUnknown.into(), line));
     };

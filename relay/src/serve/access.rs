@@ -66,7 +66,7 @@ impl Line {
     }
 
     /// Another line tells about this connection.
-    pub(crate) fn told_elsewhere(mut self) {
+    pub(crate) fn told_elsewhere(mut self: Box<Self>) {
         self.silent = true;
     }
 }

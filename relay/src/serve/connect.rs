@@ -48,8 +48,8 @@ pub(crate) async fn connect(
     visitor: &Arc<Visitor>,
     mut asked: Asked,
     accept: HeaderValue,
-    mut line: Line,
-) -> Result<Response<Body>, (Denied, Line)> {
+    mut line: Box<Line>,
+) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let own = hyper::upgrade::on(&mut asked.request);
     let met = async {
@@ -205,7 +205,7 @@ struct Joined {
 }
 
 /// Takes the sender over once its 101 is out, and leaves the rest to a task that remembers nothing of the handshake.
-async fn join(joined: Joined, own: OnUpgrade, mut line: Line, place: Place) {
+async fn join(joined: Joined, own: OnUpgrade, mut line: Box<Line>, place: Place) {
     let Some((io, ahead)) = taken_over(own).await else {
         line.end("lost", "sender");
         return;
@@ -228,7 +228,7 @@ async fn relayed(
     entity: Arc<Entity>,
     mut splice: Splice<Accepted, Accepted>,
     signals: Signals,
-    mut line: Line,
+    mut line: Box<Line>,
     _place: Place,
 ) {
     let metrics = &entity.metrics;

@@ -46,8 +46,8 @@ pub(crate) fn listen(
     visitor: &Arc<Visitor>,
     mut asked: Asked,
     accept: HeaderValue,
-    mut line: Line,
-) -> Result<Response<Body>, (Denied, Line)> {
+    mut line: Box<Line>,
+) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let admitted = || {
         let (entity, expires) = admit(relay, &asked)?;
@@ -118,7 +118,7 @@ struct Channel {
     id: String,
     expires: SystemTime,
     place: Place,
-    line: Line,
+    line: Box<Line>,
 }
 
 /// Why a channel ends: name, whose doing, and what is said about it.

@@ -72,7 +72,7 @@ pub(crate) struct Visitor {
     pub(crate) peer: SocketAddr,
     pub(crate) tls: bool,
     /// Taken by whoever answers the request.
-    pub(crate) line: Mutex<Option<Line>>,
+    pub(crate) line: Mutex<Option<Box<Line>>>,
     /// Given back once the token was checked.
     pub(crate) unproven: Mutex<Option<Unproven>>,
 }
@@ -149,7 +149,7 @@ impl Door {
     }
 
     fn welcome(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let mut line = Line::new(peer);
+        let mut line = Box::new(Line::new(peer));
         let Some(unproven) = self.counts.admit(peer, permit) else {
             self.relay.metrics.crowded();
             line.end("crowded", "peer");
@@ -217,7 +217,7 @@ impl Failed {
 
 impl Visitor {
     /// Takes the access line over.
-    pub(crate) fn take_line(&self) -> Option<Line> {
+    pub(crate) fn take_line(&self) -> Option<Box<Line>> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

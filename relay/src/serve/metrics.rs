@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicU64;
 
 use daemon::metrics::Metrics;
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
 
@@ -17,13 +17,7 @@ struct EntityLabel {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BytesLabel {
     entity: String,
-    direction: Direction,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum Direction {
-    ToListener,
-    ToSender,
+    direction: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -113,8 +107,8 @@ impl RelayMetrics {
             listeners_opened: self.listeners.get_or_create_owned(&entity),
             senders: self.active_senders.get_or_create_owned(&entity),
             senders_opened: self.senders.get_or_create_owned(&entity),
-            bytes_to_listener: bytes(Direction::ToListener),
-            bytes_to_sender: bytes(Direction::ToSender),
+            bytes_to_listener: bytes("to_listener"),
+            bytes_to_sender: bytes("to_sender"),
         }
     }
 

@@ -59,7 +59,7 @@ pub(crate) struct Asked {
 
 /// Answers one request.
 pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -> Response<Body> {
-    let mut line = visitor.take_line().unwrap_or_else(|| Line::new(visitor.peer));
+    let mut line = visitor.take_line().unwrap_or_else(|| Box::new(Line::new(visitor.peer)));
     let whole = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let path_asked = whole.split('?').next().unwrap_or_default();
     line.path = clean(path_asked.trim_start_matches('/'), PATH_SHOWN);
@@ -115,7 +115,11 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
 }
 
 /// Handlers keep the line when they take the connection over, and give it back when they refuse.
-async fn dispatch(visitor: &Arc<Visitor>, asked: Asked, mut line: Line) -> Result<Response<Body>, (Denied, Line)> {
+async fn dispatch(
+    visitor: &Arc<Visitor>,
+    asked: Asked,
+    mut line: Box<Line>,
+) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let accept = match handshake::check_request(&asked.request) {
         Ok(accept) => accept,
         Err(handshake::RequestError::Version) => return Err((Refusal::WebSocketVersion.into(), line)),

@@ -1,3 +1,10 @@
 //! What the relay, the listener and the sender do, seen by foreign WebSocket clients over real sockets.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
+
+mod control;
+mod handshake;
+mod listener;
 mod relaying;
+mod rendezvous;
 mod support;
+mod tokens;

@@ -29,7 +29,7 @@ fn is_abrupt(outcome: Option<Result<Message, Error>>) -> bool {
 async fn a_mebibyte_each_way_keeps_type_and_boundaries() {
     let relay = Relay::new().await;
     let (mut sender, mut listener, _control) = relay.pair().await;
-    let large: Vec<u8> = (0..1 << 20).map(|at: u32| (at * 31 >> 3) as u8).collect();
+    let large: Vec<u8> = (0..1 << 20).map(|at: u32| ((at * 31) >> 3) as u8).collect();
     let text = "grüße ".repeat(30_000);
     for _ in 0..2 {
         let sent = [

@@ -176,6 +176,12 @@ impl Relay {
         self.send_raw(head.as_bytes()).await
     }
 
+    /// A sender on `e` in raw text.
+    pub(crate) async fn raw_sender(&self) -> Answer {
+        let token = self.send_token();
+        self.raw("/$hc/e", &[("ServiceBusAuthorization", &token)]).await
+    }
+
     /// Any bytes; gives what comes back.
     pub(crate) async fn send_raw(&self, bytes: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
@@ -294,6 +300,16 @@ pub(crate) async fn closed(socket: &mut Socket) -> Option<CloseFrame> {
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = tokio::time::timeout(LIMIT, async {
         while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "never came: {what}");
+}
+
+/// The same for a condition that has to ask.
+pub(crate) async fn until_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(LIMIT, async {
+        while !holds().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
