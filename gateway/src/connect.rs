@@ -39,7 +39,7 @@ use self::{
     },
     way::{
         Opener, Way,
-        proof::{Proof, TrustError},
+        proof::{Proof, ProofError},
     },
 };
 
@@ -71,7 +71,7 @@ pub enum StartError {
         cluster: String,
         /// What is wrong with it.
         #[source]
-        source: TrustError,
+        source: ProofError,
     },
     /// A hybrid connection's credential cannot be used.
     #[error("clusters.{cluster}.ways: the credential cannot be used")]
@@ -288,3 +288,6 @@ fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> R
         _ => Err(wrong("a way is exactly one of `direct:` and `hybrid_connection:`".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::Failed;
 
 /// The connector's program. Its tunnels and faces profit from every core.
 const PROGRAM: Program =
-    Program { name: "gateway connect", metrics: "causeway_connector", admin_port: 9464, threads: Threads::PerCore };
+    Program { name: "gateway connect", metrics: "causeway_connector", admin_port: 9330, threads: Threads::PerCore };
 
 /// Arguments of `gateway connect`.
 #[derive(Debug, Args)]

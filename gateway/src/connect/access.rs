@@ -12,32 +12,11 @@ use proto::tunnel::failure::Failure;
 
 use super::{
     config::{FaceKind, Speaks},
-    face::refusal::{By, reached},
+    face::refusal::By,
     metrics::FaceMetrics,
     stream_id::StreamId,
     target::Target,
 };
-
-/// How a stream ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// Both directions in good order.
-    Completed,
-    /// The client went away.
-    ClientGone,
-    /// Something failed; the code says what.
-    Failed,
-}
-
-impl Ended {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::ClientGone => "client_gone",
-            Self::Failed => "failed",
-        }
-    }
-}
 
 /// One stream, from the moment it was asked for. Dropping it writes the line; unless told otherwise the client has gone.
 #[derive(Debug)]
@@ -57,8 +36,7 @@ pub(crate) struct Access {
     tunnel: Option<(u64, &'static str)>,
     status: Option<u16>,
     first: Option<Duration>,
-    ended: Ended,
-    failure: Option<(Failure, By)>,
+    ended: Option<Result<(), (Failure, By)>>,
 }
 
 impl Access {
@@ -84,8 +62,7 @@ impl Access {
             tunnel: None,
             status: None,
             first: None,
-            ended: Ended::ClientGone,
-            failure: None,
+            ended: None,
         }
     }
 
@@ -108,13 +85,12 @@ impl Access {
 
     /// It ended in good order.
     pub(crate) fn completed(&mut self) {
-        self.ended = Ended::Completed;
+        self.ended = Some(Ok(()));
     }
 
     /// It failed.
     pub(crate) fn failed(&mut self, failure: &Failure, by: By) {
-        self.ended = Ended::Failed;
-        self.failure = Some((failure.clone(), by));
+        self.ended = Some(Err((failure.clone(), by)));
     }
 }
 
@@ -124,27 +100,32 @@ impl Drop for Access {
         self.metrics.closed.inc();
         self.metrics.bytes_out.inc_by(sent);
         self.metrics.bytes_in.inc_by(self.received);
-        let failure = self.failure.as_ref();
+        let failure = self.ended.as_ref().and_then(|ended| ended.as_ref().err());
+        let ended = match &self.ended {
+            None => "client_gone",
+            Some(Ok(())) => "ok",
+            Some(Err((failure, _))) => failure.code.name(),
+        };
         tracing::info!(
             target: "access",
             stream = self.stream.as_str(),
             kind = self.kind.name(),
             speaks_as = self.speaks.name(),
-            target = %self.target,
+            cluster = &*self.target.cluster,
+            target_host = self.target.authority(),
             tunnel = self.tunnel.map(|(id, _)| id),
             way = self.tunnel.map(|(_, way)| way),
             method = self.method.as_ref().map(http::Method::as_str),
             path = self.path.as_deref(),
             status = self.status,
-            bytes_out = sent,
-            bytes_in = self.received,
-            ttfb_ms = self.first.map(millis),
+            bytes_to_target = sent,
+            bytes_from_target = self.received,
+            first_byte_ms = self.first.map(millis),
             total_ms = millis(self.began.elapsed()),
-            ended = self.ended.name(),
-            code = failure.map(|(failure, _)| failure.code.name()),
+            ended,
             decided_by = failure.map(|(_, by)| by.shown(&self.target.cluster)),
-            reached_target = failure.map(|(failure, _)| reached(failure.reached)),
-            error = failure.map(|(failure, _)| failure.message.as_str()),
+            reached_target = failure.map(|(failure, _)| failure.reached.name()),
+            reason = failure.map(|(failure, _)| failure.message.as_str()),
             "stream"
         );
     }

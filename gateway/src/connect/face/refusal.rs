@@ -2,7 +2,7 @@
 //! to do next; with a field `causeway-error` that no target can forge (SD-13).
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use proto::tunnel::failure::{Code, Failure, Reached};
+use proto::tunnel::failure::{Code, Failure};
 use serde::Serialize;
 
 use crate::connect::stream_id::StreamId;
@@ -24,15 +24,6 @@ pub(crate) enum By {
     Connector,
     /// The gateway of the cluster.
     Gateway,
-}
-
-/// `reached_target` as it is written.
-pub(crate) fn reached(reached: Reached) -> &'static str {
-    match reached {
-        Reached::No => "no",
-        Reached::Yes => "yes",
-        Reached::Maybe => "maybe",
-    }
 }
 
 /// The JSON text.
@@ -112,7 +103,7 @@ impl Refusal {
             remedy: self.remedy(),
             stream_id: stream.as_str(),
             decided_by: self.by.shown(cluster),
-            reached_target: reached(self.failure.reached),
+            reached_target: self.failure.reached.name(),
         };
         let mut body = serde_json::to_vec(&text).unwrap_or_default();
         body.push(b'\n');

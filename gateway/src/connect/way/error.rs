@@ -229,7 +229,7 @@ pub enum Cause {
     Token(#[from] identity::token::TokenError),
     /// The trust file.
     #[error(transparent)]
-    Trust(#[from] super::proof::TrustError),
+    Trust(#[from] super::proof::ProofError),
     /// No answer within this time.
     #[error("no answer within {0:?}")]
     Silent(Duration),

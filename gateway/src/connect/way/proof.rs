@@ -1,7 +1,6 @@
 //! Proof of the gateway's identity (SD-1): the trust file turned into TLS configurations, and the session in which the
 //! peer proves itself. A peer that cannot is told nothing; there is no weaker form.
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -16,30 +15,19 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::error::{Stage, WayCode, WayError};
-use crate::trust::TrustFile;
-
-/// Largest trust file: some CAs, nothing else.
-const TRUST_FILE_MAX: u64 = 256 * 1024;
+use crate::trust::{TrustError, TrustFile};
 
 /// Why a trust file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum TrustError {
-    /// It cannot be read.
-    #[error("{}: cannot be read", path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
-    /// It is not a trust file.
-    #[error("{}: not a trust file: {message}", path.display())]
-    Parse {
+pub enum ProofError {
+    /// It cannot be read, or is damaged.
+    #[error("{}: cannot be used", path.display())]
+    File {
         /// Which file.
         path: PathBuf,
         /// What is wrong with it.
-        message: String,
+        #[source]
+        source: TrustError,
     },
     /// It speaks of another cluster.
     #[error("{}: this is the trust file of cluster `{found}`, not of `{expected}`", path.display())]
@@ -51,15 +39,9 @@ pub enum TrustError {
         /// Whose it should be.
         expected: String,
     },
-    /// Its certificates cannot be used.
-    #[error("{}: cannot be used", path.display())]
-    Certificates {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with them.
-        #[source]
-        source: TlsError,
-    },
+    /// Its certificates make no TLS configuration.
+    #[error("the trust file's certificates cannot be used")]
+    Tls(#[source] TlsError),
 }
 
 /// What proves a cluster, read from its trust file.
@@ -72,35 +54,22 @@ pub(crate) struct Proof {
 
 impl Proof {
     /// Reads a trust file. Called for every new tunnel, so that a changed file needs no restart.
-    pub(crate) fn read(path: &Path, cluster: &str) -> Result<Self, TrustError> {
-        let read = |source| TrustError::Read { path: path.to_owned(), source };
-        if std::fs::metadata(path).map_err(read)?.len() > TRUST_FILE_MAX {
-            let message = format!("it has more than {TRUST_FILE_MAX} bytes");
-            return Err(TrustError::Parse { path: path.to_owned(), message });
-        }
-        let text = std::fs::read_to_string(path).map_err(read)?;
-        let file: TrustFile = serde_saphyr::from_str(&text)
-            .map_err(|error| TrustError::Parse { path: path.to_owned(), message: error.to_string() })?;
+    pub(crate) fn read(path: &Path, cluster: &str) -> Result<Self, ProofError> {
+        let unusable = |source| ProofError::File { path: path.to_owned(), source };
+        let file = TrustFile::read(path).map_err(unusable)?;
+        let trust = file.proof().map_err(unusable)?;
         if file.cluster != cluster {
-            return Err(TrustError::OtherCluster {
-                path: path.to_owned(),
-                found: file.cluster,
-                expected: cluster.to_owned(),
-            });
+            let (found, expected) = (file.cluster, cluster.to_owned());
+            return Err(ProofError::OtherCluster { path: path.to_owned(), found, expected });
         }
-        Self::of(&file).map_err(|source| TrustError::Certificates { path: path.to_owned(), source })
-    }
-
-    fn of(file: &TrustFile) -> Result<Self, TlsError> {
-        let trust = ClusterTrust::new(&file.cluster, &file.certificates, &file.backup_pins)?;
         let single = file
             .certificates
             .iter()
-            .map(|certificate| {
-                let fingerprint = identity::ca::spki_sha256(certificate)?;
-                Ok((fingerprint, ClusterTrust::new(&file.cluster, &[certificate], &[])?))
+            .zip(&file.spki_sha256)
+            .map(|(certificate, fingerprint)| {
+                Ok((fingerprint.clone(), ClusterTrust::new(cluster, &[certificate], &[]).map_err(ProofError::Tls)?))
             })
-            .collect::<Result<_, TlsError>>()?;
+            .collect::<Result<_, ProofError>>()?;
         Ok(Self { trust, single })
     }
 
@@ -125,10 +94,10 @@ impl Proof {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.trust.inner_client(None).map_err(|source| {
-            let path = PathBuf::from("trust file");
-            WayError::new(Stage::InnerTls, WayCode::TrustUnusable, TrustError::Certificates { path, source })
-        })?;
+        let config = self
+            .trust
+            .inner_client(None)
+            .map_err(|error| WayError::new(Stage::InnerTls, WayCode::TrustUnusable, ProofError::Tls(error)))?;
         let session = TlsConnector::from(config).connect(inner_name(), io).await.map_err(|error| {
             let mismatch = is_identity_mismatch(&error);
             let code = if mismatch { WayCode::IdentityMismatch } else { WayCode::InnerTlsFailed };

@@ -72,13 +72,8 @@ fn near_with(authority: &Authority, roots: RootCertStore) -> Near {
 }
 
 fn write_trust(path: &Path, authority: &Authority) {
-    let file = crate::trust::TrustFile {
-        cluster: "factory-a".to_owned(),
-        certificates: vec![authority.certificate.clone()],
-        spki_sha256: vec![identity::ca::spki_sha256(&authority.certificate).unwrap()],
-        backup_pins: Vec::new(),
-    };
-    std::fs::write(path, serde_saphyr::to_string(&file).unwrap()).unwrap();
+    let file = crate::trust::TrustFile::new("factory-a", vec![authority.certificate.clone()]).unwrap();
+    std::fs::write(path, file.to_yaml().unwrap()).unwrap();
 }
 
 fn acceptor(leaf: &Leaf, alpn: &[&[u8]]) -> TlsAcceptor {

@@ -1,0 +1,336 @@
+//! The whole connector against a real gateway in one process: files, tokens, TLS, policy, targets.
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::Mutex,
+    time::{Duration, SystemTime},
+};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use daemon::{config, process::Context};
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use identity::secret::Secret;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{
+    Running,
+    fake::{soon, until},
+};
+use crate::call::{self, Call, CallError};
+
+/// Signs tokens for the test's authenticator.
+struct Issuer(EcdsaKeyPair);
+
+impl Issuer {
+    fn new() -> Self {
+        Self(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    }
+
+    fn keys(&self) -> String {
+        // An uncompressed point: 4, x, y.
+        let point = self.0.public_key().as_ref();
+        let (x, y) = (URL_SAFE_NO_PAD.encode(&point[1..33]), URL_SAFE_NO_PAD.encode(&point[33..]));
+        serde_json::json!({ "keys": [{ "kty": "EC", "crv": "P-256", "alg": "ES256", "kid": "1", "use": "sig", "x": x, "y": y }] })
+            .to_string()
+    }
+
+    fn token(&self, subject: &str) -> String {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let head = serde_json::json!({ "alg": "ES256", "typ": "JWT", "kid": "1" });
+        let claims = serde_json::json!({
+            "iss": "https://issuer.example", "aud": "api://causeway/factory-a", "sub": subject,
+            "iat": now, "nbf": now, "exp": now + 3600,
+        });
+        let signed = [head, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
+        let signature = self.0.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// A gateway, the services behind it, and a connector in front of it.
+struct World {
+    folder: tempfile::TempDir,
+    issuer: Issuer,
+    targets: Context,
+    web: SocketAddr,
+    echo: SocketAddr,
+    /// Heads that the web service has seen.
+    seen: std::sync::Arc<Mutex<Vec<HeaderMap>>>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let (folder, issuer, targets) = (tempfile::tempdir().unwrap(), Issuer::new(), Context::new("targets"));
+        let seen = std::sync::Arc::<Mutex<Vec<HeaderMap>>>::default();
+        let (web, echo) = (web(&targets, &seen).await, echo(&targets).await);
+        let world = Self { folder, issuer, targets, web, echo, seen };
+        world.write("keys.json", &world.issuer.keys());
+        world.write("token", &world.issuer.token("connector"));
+        world
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+        let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
+        std::fs::set_permissions(self.path(name), private).unwrap();
+    }
+
+    fn load<T: serde::de::DeserializeOwned + config::Validate>(&self, name: &str, text: &str) -> config::Loaded<T> {
+        self.write(name, text);
+        config::load(Path::new(&self.path(name)), &[]).unwrap()
+    }
+
+    async fn gateway(&self, address: SocketAddr) -> (Context, SocketAddr) {
+        let (web, echo) = (self.web, self.echo);
+        let text = format!(
+            "cluster: factory-a
+listen: {{ address: \"{address}\" }}
+identity: {{ directory: identity }}
+networks:
+  hosts: {{ web.test.svc: 127.0.0.1, echo.test.svc: 127.0.0.1 }}
+  exceptions: [\"{web}\", \"{echo}\"]
+authenticators:
+  local: {{ issuer: \"https://issuer.example\", audience: \"api://causeway/factory-a\", jwks: {{ file: keys.json }} }}
+policy:
+  rules:
+    - name: web
+      who: {{ authenticator: local, subjects: [workload, connector] }}
+      http: {{ hosts: [web.test.svc], ports: [{}], methods: [GET, POST], paths: [/v1/**] }}
+    - name: echo
+      who: {{ authenticator: local, subjects: [connector] }}
+      tcp: {{ hosts: [echo.test.svc], ports: [{}] }}
+    - name: describe
+      who: {{ authenticator: local, subjects: [connector] }}
+      describe: {{}}
+",
+            web.port(),
+            echo.port()
+        );
+        let context = Context::new("gateway");
+        let running = crate::serve::start(self.load("gateway.yaml", &text), context.clone()).await.unwrap();
+        let trust = crate::trust::export(&self.path("identity"), "factory-a").unwrap();
+        self.write("factory-a.trust.yaml", &trust);
+        (context, running.addresses[0])
+    }
+
+    fn connector_file(&self, gateway: SocketAddr) -> config::Loaded<super::Config> {
+        let text = format!(
+            "clusters:
+  factory-a:
+    trust: {{ file: factory-a.trust.yaml }}
+    ways: [{{ direct: \"wss://{gateway}\" }}]
+    token: {{ source: file, path: token, audience: api://causeway/factory-a }}
+faces:
+  - {{ http: 127.0.0.1:0, to: \"factory-a/web.test.svc:{}\" }}
+  - {{ tcp: 127.0.0.1:0, to: \"factory-a/echo.test.svc:{}\" }}
+trust: {{ system: false }}
+",
+            self.web.port(),
+            self.echo.port()
+        );
+        self.load("connector.yaml", &text)
+    }
+
+    async fn connector(&self, gateway: SocketAddr) -> (Context, Running) {
+        let context = Context::new("connector");
+        let running = super::start(self.connector_file(gateway), context.clone()).await.unwrap();
+        (context, running)
+    }
+
+    fn call(&self, path: &str, subject: Option<&str>) -> Call {
+        Call {
+            cluster: "factory-a".to_owned(),
+            url: format!("http://web.test.svc:{}{path}", self.web.port()).parse().unwrap(),
+            method: Method::GET,
+            fields: HeaderMap::new(),
+            subject: subject.map(|subject| Secret::new(self.issuer.token(subject))),
+            body: None,
+        }
+    }
+}
+
+/// Answers with the request's body, and remembers its head.
+async fn web(context: &Context, seen: &std::sync::Arc<Mutex<Vec<HeaderMap>>>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (owner, seen) = (context.shutdown.clone(), std::sync::Arc::clone(seen));
+    context.shutdown.spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let seen = std::sync::Arc::clone(&seen);
+            let service = service_fn(move |request: Request<Incoming>| {
+                seen.lock().unwrap().push(request.headers().clone());
+                async move {
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let text = if body.is_empty() { Bytes::from_static(b"hello") } else { body };
+                    Ok::<_, hyper::Error>(Response::new(Full::new(text)))
+                }
+            });
+            owner.spawn(async move {
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
+            });
+        }
+    });
+    address
+}
+
+async fn echo(context: &Context) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let owner = context.shutdown.clone();
+    context.shutdown.spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            owner.spawn(async move {
+                let (mut reading, mut writing) = client.split();
+                let _ = tokio::io::copy(&mut reading, &mut writing).await;
+                let _ = writing.shutdown().await;
+            });
+        }
+    });
+    address
+}
+
+async fn get(face: SocketAddr, path: &str, token: &str) -> (u16, String) {
+    let mut client = TcpStream::connect(face).await.unwrap();
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {face}\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+    (answer[9..12].parse().unwrap(), answer)
+}
+
+const ANY: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_and_connections_go_through_and_nothing_of_the_token_reaches_the_target() {
+    let world = World::new().await;
+    let (_gateway, address) = world.gateway(ANY.into()).await;
+    let (_connector, running) = world.connector(address).await;
+    let token = world.issuer.token("workload");
+    let (status, answer) = get(running.addresses[0], "/v1/x", &token).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.ends_with("hello"), "{answer}");
+    let heads = world.seen.lock().unwrap().clone();
+    assert_eq!(heads.len(), 1);
+    assert!(!heads[0].contains_key("authorization"));
+    assert!(!heads[0].keys().any(|name| name.as_str().starts_with("causeway-")));
+
+    let mut client = TcpStream::connect(running.addresses[1]).await.unwrap();
+    client.write_all(b"there").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut back = String::new();
+    soon("the echo", client.read_to_string(&mut back)).await.unwrap();
+    assert_eq!(back, "there");
+
+    let status = running.status();
+    assert_eq!(status["clusters"][0]["tunnels"][0]["actor"], "local/connector", "{status}");
+    world.targets.shutdown.force();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_say_who_decided() {
+    let world = World::new().await;
+    let (_gateway, address) = world.gateway(ANY.into()).await;
+    let (_connector, running) = world.connector(address).await;
+    let face = running.addresses[0];
+    let (status, answer) = get(face, "/admin", &world.issuer.token("workload")).await;
+    assert_eq!(status, 403, "{answer}");
+    assert!(answer.contains("policy_denied") && answer.contains("gateway factory-a"), "{answer}");
+    let (status, answer) = get(face, "/v1/x", "not-a-token").await;
+    assert_eq!(status, 401, "{answer}");
+    assert!(answer.contains("token_refused"), "{answer}");
+    assert!(world.seen.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connector_starts_before_its_gateway_and_outlives_it() {
+    let world = World::new().await;
+    // Makes identity and trust file, and shows a free port.
+    let (first, address) = world.gateway(ANY.into()).await;
+    first.shutdown.run(Duration::ZERO).await;
+    let (connector, running) = world.connector(address).await;
+    assert!(!connector.readiness.is_ready());
+    let token = world.issuer.token("workload");
+    for _ in 0..2 {
+        let (gateway, _) = world.gateway(address).await;
+        until("the connector is ready", || connector.readiness.is_ready()).await;
+        assert_eq!(get(running.addresses[0], "/v1/x", &token).await.0, 200);
+        gateway.shutdown.run(Duration::ZERO).await;
+        until("the connector notices", || !connector.readiness.is_ready()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_connector_finishes_and_ends() {
+    let world = World::new().await;
+    let (_gateway, address) = world.gateway(ANY.into()).await;
+    let (connector, running) = world.connector(address).await;
+    let mut client = TcpStream::connect(running.addresses[1]).await.unwrap();
+    client.write_all(b"a").await.unwrap();
+    let mut byte = [0];
+    soon("the echo", client.read_exact(&mut byte)).await.unwrap();
+    connector.shutdown.begin();
+    client.write_all(b"b").await.unwrap();
+    soon("the echo goes on", client.read_exact(&mut byte)).await.unwrap();
+    assert_eq!(&byte, b"b");
+    drop(client);
+    let outcome = connector.shutdown.run(Duration::from_secs(10)).await;
+    assert_eq!(outcome, daemon::shutdown::Outcome::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_streams_its_answer() {
+    let world = World::new().await;
+    let (_gateway, address) = world.gateway(ANY.into()).await;
+    let (file, context) = (world.connector_file(address), Context::new("call"));
+    let body = Bytes::from(vec![7u8; 1 << 20]);
+    let mut call = world.call("/v1/echo", Some("workload"));
+    (call.method, call.body) = (Method::POST, Some(call::body_from(std::io::Cursor::new(body.clone()))));
+    let mut answer = call::send(file, &context, call).await.unwrap();
+    assert_eq!(answer.status, 200);
+    let mut back = Vec::new();
+    while let Some(piece) = answer.next().await {
+        back.extend_from_slice(&piece.unwrap());
+    }
+    assert!(back == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_call_explains_itself() {
+    let world = World::new().await;
+    let (gateway, address) = world.gateway(ANY.into()).await;
+    let (file, context) = (world.connector_file(address), Context::new("call"));
+    let error = call::send(file.clone(), &context, world.call("/admin", Some("workload"))).await.unwrap_err();
+    let text = error.explained();
+    assert!(!error.is_bad_config());
+    for part in ["403 policy_denied", "stream ", "decided by gateway factory-a", "target not contacted"] {
+        assert!(text.contains(part), "{part} in: {text}");
+    }
+    gateway.shutdown.run(Duration::ZERO).await;
+    let error = call::send(file.clone(), &context, world.call("/v1/x", None)).await.unwrap_err();
+    assert!(!error.is_bad_config());
+    let text = error.explained();
+    assert!(text.contains("C201") && text.contains(&address.to_string()), "{text}");
+
+    let mut elsewhere = world.call("/v1/x", None);
+    elsewhere.cluster = "factory-b".to_owned();
+    assert!(matches!(call::send(file.clone(), &context, elsewhere).await, Err(CallError::UnknownCluster { .. })));
+    let mut secure = world.call("/v1/x", None);
+    secure.url = "https://web.test.svc/".parse().unwrap();
+    assert!(call::send(file, &context, secure).await.unwrap_err().is_bad_config());
+}
