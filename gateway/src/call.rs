@@ -224,11 +224,11 @@ pub async fn send(config: Loaded<Config>, context: &Context, call: Call) -> Resu
     let (mut sender, mut receiver) =
         client.forward(metadata, open).await.map_err(|failure| failed(Refusal::from(failure)))?;
     match call.body {
-        None => sender.fin(pb::Fin::default()).await.map_err(|failure| failed(Refusal::from(failure)))?,
+        // What goes wrong with what is sent is told by the half that receives, and better.
+        None => drop(sender.fin(pb::Fin::default()).await),
         Some(body) => {
             let upload = Upload::new(body, Arc::<AtomicU64>::default());
             upload.commit();
-            // What goes wrong with it is seen by the half that receives.
             context.shutdown.spawn(upload.send(sender));
         }
     }

@@ -17,7 +17,10 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use identity::secret::Secret;
+use identity::{
+    ca::{Authority, LeafRequest},
+    secret::Secret,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -28,6 +31,8 @@ use super::{
     fake::{soon, until},
 };
 use crate::call::{self, Call, CallError};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Signs tokens for the test's authenticator.
 struct Issuer(EcdsaKeyPair);
@@ -128,17 +133,62 @@ policy:
         (context, running.addresses[0])
     }
 
-    fn connector_file(&self, gateway: SocketAddr) -> config::Loaded<super::Config> {
+    /// A relay and a listener that hands on to `gateway`; gives the relay's address.
+    async fn relay(&self, gateway: SocketAddr) -> (Context, SocketAddr) {
+        let authority = Authority::generate("web", DAY).unwrap();
+        let leaf = authority
+            .issue(&LeafRequest {
+                name: "relay".to_owned(),
+                hosts: vec!["127.0.0.1".to_owned()],
+                uris: Vec::new(),
+                life: DAY,
+                client: false,
+            })
+            .unwrap();
+        self.write("web-ca.crt", &authority.certificate);
+        self.write("relay.crt", &leaf.certificate);
+        self.write("relay.key", leaf.key.expose());
+        for key in ["listen-key", "send-key"] {
+            self.write(
+                key,
+                &URL_SAFE_NO_PAD.encode(aws_lc_rs::rand::generate::<[u8; 32]>(&SystemRandom::new()).unwrap().expose()),
+            );
+        }
+        let context = Context::new("relay");
+        let relay = "listen: [{ address: 127.0.0.1:0, tls: { cert: relay.crt, key: { file: relay.key } } }]
+namespace: 127.0.0.1
+entities:
+  factory-a:
+    kind: websocket
+    rules:
+      listen: { rights: [listen], keys: [{ file: listen-key }] }
+      send: { rights: [send], keys: [{ file: send-key }] }
+";
+        let running = relay::serve::start(self.load("relay.yaml", relay), context.clone()).await.unwrap();
+        let relay = running.addresses[0];
+        let listener = format!(
+            "hybrid_connections:
+  - url: sb://{relay}/factory-a
+    credential: {{ sas: {{ rule: listen, key: {{ file: listen-key }} }} }}
+    forward: {{ tunnel: \"{gateway}\" }}
+trust: {{ system: false, files: [web-ca.crt] }}
+"
+        );
+        relay::listen::start(self.load("listener.yaml", &listener), context.clone()).await.unwrap();
+        (context, relay)
+    }
+
+    fn connector_file(&self, ways: &str, roots: &str) -> config::Loaded<super::Config> {
         let text = format!(
             "clusters:
   factory-a:
     trust: {{ file: factory-a.trust.yaml }}
-    ways: [{{ direct: \"wss://{gateway}\" }}]
+    ways: {ways}
     token: {{ source: file, path: token, audience: api://causeway/factory-a }}
 faces:
   - {{ http: 127.0.0.1:0, to: \"factory-a/web.test.svc:{}\" }}
   - {{ tcp: 127.0.0.1:0, to: \"factory-a/echo.test.svc:{}\" }}
-trust: {{ system: false }}
+trust: {{ system: false, files: [{roots}] }}
 ",
             self.web.port(),
             self.echo.port()
@@ -146,10 +196,18 @@ trust: {{ system: false }}
         self.load("connector.yaml", &text)
     }
 
-    async fn connector(&self, gateway: SocketAddr) -> (Context, Running) {
+    async fn start(file: config::Loaded<super::Config>) -> (Context, Running) {
         let context = Context::new("connector");
-        let running = super::start(self.connector_file(gateway), context.clone()).await.unwrap();
+        let running = super::start(file, context.clone()).await.unwrap();
         (context, running)
+    }
+
+    async fn connector(&self, gateway: SocketAddr) -> (Context, Running) {
+        Self::start(self.direct_file(gateway)).await
+    }
+
+    fn direct_file(&self, gateway: SocketAddr) -> config::Loaded<super::Config> {
+        self.connector_file(&format!("[{{ direct: \"wss://{gateway}\" }}]"), "")
     }
 
     fn call(&self, path: &str, subject: Option<&str>) -> Call {
@@ -243,6 +301,57 @@ async fn requests_and_connections_go_through_and_nothing_of_the_token_reaches_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_is_taken_when_the_direct_way_is_closed() {
+    let world = World::new().await;
+    let (_gateway, gateway) = world.gateway(ANY.into()).await;
+    let (_relay, relay) = world.relay(gateway).await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let ways = format!(
+        "[{{ direct: \"wss://{closed}\" }}, {{ hybrid_connection: \"sb://{relay}/factory-a\", \
+         credential: {{ sas: {{ rule: send, key: {{ file: send-key }} }} }} }}]"
+    );
+    let (connector, running) = World::start(world.connector_file(&ways, "web-ca.crt")).await;
+    until("the connector is ready", || connector.readiness.is_ready()).await;
+    let (status, answer) = get(running.addresses[0], "/v1/x", &world.issuer.token("workload")).await;
+    assert_eq!(status, 200, "{answer}");
+
+    let mut client = TcpStream::connect(running.addresses[1]).await.unwrap();
+    let (mut reading, mut writing) = client.split();
+    let sent: Vec<u8> = (0..4 * 1024 * 1024 + 5).map(|index| (index % 253) as u8).collect();
+    let mut back = Vec::new();
+    let (_, read) = tokio::join!(
+        async {
+            writing.write_all(&sent).await.unwrap();
+            writing.shutdown().await.unwrap();
+        },
+        soon("the echo", reading.read_to_end(&mut back))
+    );
+    read.unwrap();
+    assert!(back == sent);
+    let status = running.status();
+    assert_eq!(status["clusters"][0]["tunnels"][0]["way"], "relay", "{status}");
+    assert_eq!(status["clusters"][0]["last_errors"][0]["code"], "C201", "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_refuses_by_name() {
+    let world = World::new().await;
+    let (_gateway, gateway) = world.gateway(ANY.into()).await;
+    let (_relay, relay) = world.relay(gateway).await;
+    let context = Context::new("call");
+    for (entity, key, roots, code) in
+        [("factory-a", "listen-key", "web-ca.crt", "C207"), ("factory-a", "send-key", "", "C205")]
+    {
+        let way = format!(
+            "[{{ hybrid_connection: \"sb://{relay}/{entity}\", credential: {{ sas: {{ rule: send, key: {{ file: {key} }} }} }} }}]"
+        );
+        let file = world.connector_file(&way, roots);
+        let error = call::send(file, &context, world.call("/v1/x", None)).await.unwrap_err();
+        assert!(error.explained().contains(code), "{code} in: {}", error.explained());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_who_decided() {
     let world = World::new().await;
     let (_gateway, address) = world.gateway(ANY.into()).await;
@@ -297,7 +406,7 @@ async fn a_draining_connector_finishes_and_ends() {
 async fn a_call_streams_its_answer() {
     let world = World::new().await;
     let (_gateway, address) = world.gateway(ANY.into()).await;
-    let (file, context) = (world.connector_file(address), Context::new("call"));
+    let (file, context) = (world.direct_file(address), Context::new("call"));
     let body = Bytes::from(vec![7u8; 1 << 20]);
     let mut call = world.call("/v1/echo", Some("workload"));
     (call.method, call.body) = (Method::POST, Some(call::body_from(std::io::Cursor::new(body.clone()))));
@@ -314,7 +423,7 @@ async fn a_call_streams_its_answer() {
 async fn a_failed_call_explains_itself() {
     let world = World::new().await;
     let (gateway, address) = world.gateway(ANY.into()).await;
-    let (file, context) = (world.connector_file(address), Context::new("call"));
+    let (file, context) = (world.direct_file(address), Context::new("call"));
     let error = call::send(file.clone(), &context, world.call("/admin", Some("workload"))).await.unwrap_err();
     let text = error.explained();
     assert!(!error.is_bad_config());

@@ -2,7 +2,11 @@
 //! never change their meaning.
 use std::{fmt, io, time::Duration};
 
-use proto::tunnel::{client::ConnectionError, failure::Failure};
+use proto::{
+    tunnel::{client::ConnectionError, failure::Failure},
+    ws::handshake::UpgradeError,
+};
+use relay::sender::DialError;
 
 /// How far a way had come, in the order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -214,10 +218,10 @@ pub enum Cause {
     Io(#[from] io::Error),
     /// The upgrade.
     #[error(transparent)]
-    Upgrade(#[from] proto::ws::handshake::UpgradeError),
+    Upgrade(#[from] UpgradeError),
     /// The relay's sender.
     #[error(transparent)]
-    Relay(#[from] relay::sender::DialError),
+    Relay(#[from] DialError),
     /// HTTP/2.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -258,12 +262,9 @@ impl WayError {
 
     /// How long the server asks us to stay away.
     pub fn retry_after(&self) -> Option<Duration> {
-        use proto::ws::handshake::UpgradeError::Refused;
-        use relay::sender::DialError;
         match &self.cause {
-            Cause::Upgrade(Refused { retry_after, .. })
-            | Cause::Relay(DialError::Upgrade(Refused { retry_after, .. })) => *retry_after,
-            Cause::Relay(DialError::Token(error)) => error.retry_after,
+            Cause::Upgrade(UpgradeError::Refused { retry_after, .. }) => *retry_after,
+            Cause::Relay(error) => error.retry_after(),
             Cause::Token(error) => error.retry_after,
             _ => None,
         }
@@ -286,16 +287,8 @@ impl WayError {
 }
 
 /// Sorts a failure of the relay's sender into the catalogue.
-pub(crate) fn of_relay(error: relay::sender::DialError) -> WayError {
-    use proto::ws::handshake::UpgradeError;
-    use relay::sender::DialError;
+pub(crate) fn of_relay(error: DialError) -> WayError {
     let (stage, code) = match &error {
-        DialError::Upgrade(UpgradeError::Refused { status: 401 | 403, .. }) => (Stage::Upgrade, WayCode::RelayDenied),
-        DialError::Upgrade(UpgradeError::Refused { status: 404 | 502 | 504, .. }) => {
-            (Stage::Upgrade, WayCode::NoListener)
-        }
-        DialError::Upgrade(UpgradeError::Refused { .. }) => (Stage::Upgrade, WayCode::UpgradeRefused),
-        DialError::Upgrade(_) => (Stage::Upgrade, WayCode::UpgradeBroken),
         DialError::Key(_) | DialError::Token(_) | DialError::Unsendable => (Stage::Token, WayCode::TokenUnavailable),
         DialError::Resolve { .. } => (Stage::Dns, WayCode::Unresolved),
         DialError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
@@ -304,6 +297,15 @@ pub(crate) fn of_relay(error: relay::sender::DialError) -> WayError {
         DialError::Connect { .. } => (Stage::Tcp, WayCode::Unreachable),
         DialError::Untrusted { .. } => (Stage::Tls, WayCode::RelayUntrusted),
         DialError::Tls { .. } => (Stage::Tls, WayCode::TlsFailed),
+        DialError::Upgrade(UpgradeError::Refused { status, .. }) => {
+            let code = match status {
+                401 | 403 => WayCode::RelayDenied,
+                404 | 502 | 504 => WayCode::NoListener,
+                _ => WayCode::UpgradeRefused,
+            };
+            (Stage::Upgrade, code)
+        }
+        DialError::Upgrade(_) => (Stage::Upgrade, WayCode::UpgradeBroken),
     };
     WayError::new(stage, code, error)
 }
