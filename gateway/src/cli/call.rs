@@ -28,14 +28,24 @@ const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
 const SECRET_FIELDS: &[&str] =
     &["authorization", "causeway-authorization", "cookie", "proxy-authorization", "x-api-key"];
 
+/// Told by `--help`.
+const EXIT_CODES: &str = "The answer's body goes to standard output, everything about it to standard error.
+
+Exit codes:
+  0   the target answered, whatever its status
+  1   the request failed on the way: refused, not reachable or cut short; standard error says who decided
+  64  the command line or the configuration cannot be used";
+
 /// Arguments of `gateway call`.
-///
-/// Exit codes: 0 the target answered, whatever its status; 1 the request failed on the way (refused, not reachable, cut
-/// short), and standard error says who decided; 64 the command line or the configuration cannot be used.
 #[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
-    #[command(flatten)]
-    common: CommonArgs,
+    /// The connector's configuration file (YAML)
+    #[arg(short, long, value_name = "FILE", env = "CAUSEWAY_CONFIG")]
+    config: PathBuf,
+    /// Override one value of it, as in `--set trust.system=false`; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Cluster, a key of `clusters:` in the configuration.
     cluster: String,
     /// `http://host[:port]/path`, as the target is called inside the cluster.
@@ -62,7 +72,8 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
-    let config = arguments.common.load::<Config>()?;
+    let common = CommonArgs { config: arguments.config.clone(), print_config: false, set: arguments.set.clone() };
+    let config = common.load::<Config>()?;
     let runtime = super::runtime()?;
     let code = runtime.block_on(async {
         let call = match request(arguments).await {
@@ -232,4 +243,62 @@ fn standard_input() -> std::io::Result<File> {
     use std::os::fd::AsFd;
     let descriptor = std::io::stdin().as_fd().try_clone_to_owned()?;
     Ok(File::from_std(descriptor.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    async fn parse(more: &[&str]) -> Result<Call, String> {
+        let line = ["call", "-c", "c.yaml", "factory-a", "http://scorer.models.svc/v1/x"];
+        request(&Line::try_parse_from(line.iter().chain(more)).unwrap().arguments).await
+    }
+
+    #[tokio::test]
+    async fn the_method_follows_the_body() {
+        assert_eq!(parse(&[]).await.unwrap().method, Method::GET);
+        let call = parse(&["-d", "text"]).await.unwrap();
+        assert_eq!(call.method, Method::POST);
+        assert_eq!(call.body.unwrap().collect().await.unwrap().to_bytes(), "text");
+        assert_eq!(parse(&["-d", "text", "-X", "PUT"]).await.unwrap().method, Method::PUT);
+    }
+
+    #[tokio::test]
+    async fn secrets_come_from_files_only() {
+        for field in ["Authorization: Bearer x", "cookie: a=b", "Causeway-Authorization: Bearer x"] {
+            let error = parse(&["-H", field]).await.unwrap_err();
+            assert!(error.contains("--token-file") && !error.contains("Bearer x"), "{error}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let (fields, token) = (folder.path().join("fields"), folder.path().join("token"));
+        std::fs::write(&fields, "authorization: Basic eA==\n\nx-a: 1\n").unwrap();
+        std::fs::write(&token, "ey.ey.x\n").unwrap();
+        let fields = format!("@{}", fields.display());
+        let call = parse(&["-H", &fields, "-H", "x-b: 2", "--token-file", token.to_str().unwrap()]).await.unwrap();
+        assert_eq!(call.fields.len(), 3);
+        assert!(call.fields["authorization"].is_sensitive());
+        assert_eq!(call.subject.unwrap().expose(), "ey.ey.x");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_read_is_named() {
+        for (more, part) in [
+            (&["-H", "no colon"][..], "no colon"),
+            (&["-d", "@/absent"][..], "/absent"),
+            (&["-H", "@/absent"][..], "/absent"),
+            (&["--token-file", "/absent"][..], "/absent"),
+        ] {
+            let error = parse(more).await.unwrap_err();
+            assert!(error.contains(part), "{part} in: {error}");
+        }
+    }
 }
