@@ -26,7 +26,7 @@ pub(crate) struct Access {
     kind: FaceKind,
     speaks: Speaks,
     began: Instant,
-    metrics: FaceMetrics,
+    metrics: Arc<FaceMetrics>,
     /// Payload bytes towards the target.
     pub(crate) sent: Arc<AtomicU64>,
     /// Payload bytes towards the client.
@@ -45,7 +45,7 @@ impl Access {
         target: Arc<Target>,
         kind: FaceKind,
         speaks: Speaks,
-        metrics: FaceMetrics,
+        metrics: Arc<FaceMetrics>,
     ) -> Self {
         metrics.opened.inc();
         Self {

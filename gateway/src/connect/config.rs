@@ -11,7 +11,7 @@ use identity::{tls::Trust, token::SourceConfig};
 use relay::sender::CredentialConfig;
 use serde::Deserialize;
 
-use super::{target::Target, way::DirectUrl};
+use super::{face::guard, target::Target, way::DirectUrl};
 
 /// Tunnels held to each cluster unless the file says otherwise: one lost packet or busy core must not hold up everything.
 const TUNNELS_DEFAULT: usize = 2;
@@ -248,6 +248,12 @@ impl FaceConfig {
         }
         if kind == FaceKind::Tcp && !self.hosts.is_empty() {
             return Err(problem(format!("{key}.hosts"), "only an http face checks `Host`: remove it"));
+        }
+        if let Some((index, host)) = self.hosts.iter().enumerate().find(|(_, host)| guard::parse(host).is_none()) {
+            return Err(problem(
+                format!("{key}.hosts[{index}]"),
+                format!("`{host}` is no value of Host: write a host name or address, with or without `:<port>`"),
+            ));
         }
         if !address.ip().to_canonical().is_loopback() && !self.open_to_network {
             return Err(problem(

@@ -1,6 +1,6 @@
 //! Local ports: each leads to one target of one cluster. Bound before anything is dialled, served until shutdown; what is
 //! in flight then may finish within the grace period.
-mod guard;
+pub(crate) mod guard;
 pub(crate) mod head;
 mod http;
 pub(crate) mod refusal;
@@ -39,7 +39,7 @@ pub(crate) struct Face {
     pub(crate) speaks: Speaks,
     guard: guard::Guard,
     tunnels: Tunnels,
-    metrics: FaceMetrics,
+    metrics: Arc<FaceMetrics>,
     clock: SharedClock,
     shutdown: Shutdown,
 }
@@ -70,7 +70,7 @@ impl Bound {
             speaks: config.speaks(),
             guard: guard::Guard::new(address, &config.to, &config.hosts),
             tunnels,
-            metrics,
+            metrics: Arc::new(metrics),
             clock,
             shutdown,
         };
@@ -129,7 +129,7 @@ impl Face {
 
     fn access(&self) -> Access {
         let stream = StreamId::new(self.clock.now());
-        Access::new(stream, Arc::clone(&self.target), self.kind, self.speaks, self.metrics.clone())
+        Access::new(stream, Arc::clone(&self.target), self.kind, self.speaks, Arc::clone(&self.metrics))
     }
 }
 

@@ -155,8 +155,12 @@ impl Tunnels {
 
     /// The least loaded open tunnel; waits until `deadline` for one.
     async fn pick(&self, deadline: tokio::time::Instant, avoid: Option<u64>) -> Result<Arc<Tunnel>, Failure> {
+        if let Some(tunnel) = self.least_loaded(avoid) {
+            return Ok(tunnel);
+        }
         let mut grown = self.inner.grown.subscribe();
         loop {
+            // Again after subscribing: one may have come in between.
             if let Some(tunnel) = self.least_loaded(avoid) {
                 return Ok(tunnel);
             }

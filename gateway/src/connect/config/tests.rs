@@ -67,6 +67,7 @@ fn what_cannot_work_is_refused_by_key() {
         (DIRECT, "  - { http: 127.0.0.1:1, tcp: 127.0.0.1:2, to: factory-a/x:80 }", "faces[0]"),
         (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, as: caller }", "faces[0].as"),
         (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, hosts: [a] }", "faces[0].hosts"),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, hosts: [ok, \"http://x\"] }", "faces[0].hosts[1]"),
         (DIRECT, "  - { http: 0.0.0.0:1, to: factory-a/x:80 }", "open_to_network"),
         (DIRECT, "  - { tcp: \"[::]:1\", to: factory-a/x:80 }", "open_to_network"),
         (

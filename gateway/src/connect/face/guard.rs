@@ -27,10 +27,11 @@ impl Guard {
             guard.pairs.push((bound.ip().to_canonical().to_string(), bound.port()));
         }
         for text in listed {
-            match text.parse::<Authority>().ok().as_ref().and_then(split) {
+            // Others were refused when the file was read.
+            match parse(text) {
                 Some((host, Some(port))) => guard.pairs.push((host, port)),
                 Some((host, None)) => guard.hosts.push(host),
-                None => tracing::warn!(host = %text, "not a host name: the entry of `hosts` has no effect"),
+                None => {}
             }
         }
         guard
@@ -69,6 +70,11 @@ impl Guard {
         let Some((host, port)) = split(authority) else { return false };
         self.hosts.contains(&host) || self.pairs.iter().any(|(known, at)| *known == host && *at == port.unwrap_or(80))
     }
+}
+
+/// An entry of `hosts:`, a host with or without a port.
+pub(crate) fn parse(text: &str) -> Option<(String, Option<u16>)> {
+    text.parse::<Authority>().ok().as_ref().and_then(split)
 }
 
 /// Host in the form in which hosts are compared, and port. Nothing for user information or a port that is no number.

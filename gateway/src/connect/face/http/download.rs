@@ -192,8 +192,9 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         let Some((mut download, mut access)) = self.inner.take() else { return };
-        if !self.delivered || download.stage == Stage::Over {
-            // Either all is told, or the client has gone: dropping the halves cancels the stream.
+        // Either all is told, or the client has gone: dropping the halves cancels the stream. The same if the process
+        // is past running tasks.
+        if !self.delivered || download.stage == Stage::Over || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         let shutdown = download.face.shutdown.clone();
