@@ -2,6 +2,9 @@
 //! same every time. `proto/fuzz/README.md` tells how to go deeper with libFuzzer.
 
 #[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
+#[path = "../fuzz/src/hybrid.rs"]
+mod hybrid;
+#[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
 #[path = "../fuzz/src/ws_frame.rs"]
 mod ws_frame;
 
@@ -66,4 +69,9 @@ fn smoke(seeds: Vec<Vec<u8>>, run: fn(&[u8])) {
 #[test]
 fn ws_frame_keeps_its_promises() {
     smoke(ws_frame::seeds(), ws_frame::run);
+}
+
+#[test]
+fn hybrid_keeps_its_promises() {
+    smoke(hybrid::seeds(), hybrid::run);
 }

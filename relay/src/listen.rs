@@ -1,9 +1,9 @@
 //! `relay listen`: the cluster side, outbound only. Holds control channels to relays (ours or Azure's) and hands each
 //! rendezvous to a local target as a byte stream.
 //!
-//! A control channel that breaks is dialled again ([`channel`]); running rendezvous do not depend on it. Everything a
-//! relay says is untrusted: where it may send us is decided by [`permit`], how often is bounded. A target that is down is
-//! told to the sender by a rejection ([`rendezvous`]). When draining, control channels are closed first, and what runs
+//! A control channel that breaks is dialled again (`channel`); running rendezvous do not depend on it. Everything a
+//! relay says is untrusted: where it may send us is decided by `permit`, how often is bounded. A target that is down is
+//! told to the sender by a rejection (`rendezvous`). When draining, control channels are closed first, and what runs
 //! may finish.
 mod channel;
 mod config;

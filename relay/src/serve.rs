@@ -1,9 +1,9 @@
 //! `relay serve`: the rendezvous server, wire-compatible with Azure Relay Hybrid Connections for WebSocket senders.
 //!
-//! Life of a sender: accepted and counted ([`door`]), its request read ([`route`]), its token checked ([`authorize`])
-//! before anything is said about the entity, one listener asked ([`connect`], [`rendezvous`]), and joined with it
-//! ([`crate::splice`]). A listener is a control channel ([`control`]) and, for each sender, one dial of its own
-//! ([`accept`]). Refusals are listed in [`refusal`].
+//! Life of a sender: accepted and counted (`door`), its request read (`route`), its token checked (`authorize`)
+//! before anything is said about the entity, one listener asked (`connect`, `rendezvous`), and joined with it
+//! ([`crate::splice`]). A listener is a control channel (`control`) and, for each sender, one dial of its own
+//! (`accept`). Refusals are listed in `refusal`.
 //!
 //! The relay never waits for a peer to become ready, keeps nothing on disk, and reads no payload.
 mod accept;

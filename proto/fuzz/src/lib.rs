@@ -2,4 +2,5 @@
 //! inputs that reach deep. The libFuzzer binaries in `fuzz_targets/` and the smoke in `proto/tests/fuzz_smoke.rs` call the
 //! same functions.
 
+pub mod hybrid;
 pub mod ws_frame;
