@@ -15,6 +15,8 @@
 mod leg;
 mod outbox;
 mod pace;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::poll_fn,

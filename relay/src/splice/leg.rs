@@ -115,6 +115,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
         &self.io
     }
 
+    /// Bytes of memory held for reading.
+    #[cfg(test)]
+    pub(super) fn read_memory(&self) -> usize {
+        self.input.capacity()
+    }
+
     /// Whether the peer has closed its direction.
     pub(super) fn has_ended(&self) -> bool {
         self.ended
@@ -137,11 +143,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
         }
         let mut got = 0;
         while self.transport_end.is_none() {
-            if self.input.capacity() == self.input.len() {
-                if got > 0 {
-                    break;
-                }
+            if got == 0 {
                 self.make_room();
+            } else if self.input.capacity() == self.input.len() {
+                break;
             }
             match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
                 Poll::Ready(Ok(0)) => self.transport_end = Some(Ok(())),
@@ -162,6 +167,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
         Poll::Ready(Ok(()))
     }
 
+    /// Room for a whole read: where the last payload has left the buffer, it is used again from its front.
     fn make_room(&mut self) {
         if self.busy && self.lease.is_none() {
             self.lease = self.buffers.lease(BUSY_READ);
