@@ -142,7 +142,9 @@ async fn follow_changes(
         let expiry = current.next_expiry(now).and_then(|at| at.duration_since(now).ok());
         let contents = tokio::select! {
             biased;
-            // Streams go on while draining, and so does the policy's power over them.
+            // Streams go on while draining, and so does the policy's power over them; when the last one has ended,
+            // nobody listens any more.
+            () = publish.closed() => return,
             () = context.shutdown.forced() => return,
             contents = changed(&mut changes) => contents,
             () = tokio::time::sleep(expiry.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) => continue,

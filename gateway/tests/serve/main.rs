@@ -1,0 +1,9 @@
+//! A running gateway, called through real tunnels, with real targets behind it.
+
+mod http;
+mod identity_of_callers;
+mod lifecycle;
+mod policy;
+mod support;
+mod target;
+mod tcp;

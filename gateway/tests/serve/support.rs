@@ -1,0 +1,250 @@
+//! A gateway on loopback with an issuer, targets and tunnels of its own; everything ends with the test.
+
+pub mod logs;
+pub mod targets;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Mutex,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::{Bytes, BytesMut};
+use daemon::process::Context;
+use gateway::{serve, trust::TrustFile};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use identity::{
+    jwt::Signer,
+    secret::Secret,
+    tls::cluster::{ClusterTrust, inner_name},
+};
+use proto::tunnel::{
+    client::{self, Client},
+    failure::Failure,
+    pb::{ForwardResponse, Head, HttpRequest, Open, TcpTarget, forward_response, open},
+    receive::{Part, Receiver},
+    settings::Settings,
+};
+use serde_json::json;
+use tokio::{net::TcpStream, task::JoinSet};
+use tokio_rustls::TlsConnector;
+
+pub const ISSUER: &str = "https://issuer.test";
+pub const AUDIENCE: &str = "causeway://factory-a";
+
+/// Nothing in a test waits for longer than this.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub struct World {
+    pub folder: tempfile::TempDir,
+    pub context: Context,
+    pub address: SocketAddr,
+    pub signer: Signer,
+    pub trust: ClusterTrust,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What a gateway is started with.
+pub struct Setup<'a> {
+    /// YAML of the rules.
+    pub rules: String,
+    /// Targets that names lead to.
+    pub targets: &'a [(&'a str, SocketAddr)],
+    /// More lines of `gateway.yaml`.
+    pub more: &'a str,
+}
+
+impl World {
+    pub async fn start(setup: Setup<'_>) -> Self {
+        let hosts: Vec<_> = setup.targets.iter().map(|(name, at)| format!("{name}: {}", at.ip())).collect();
+        let exceptions: Vec<_> = setup.targets.iter().map(|(_, at)| format!("\"{at}\"")).collect();
+        let networks = format!("hosts: {{ {} }}, exceptions: [{}]", hosts.join(", "), exceptions.join(", "));
+        Self::start_from(&setup.rules, &networks, setup.more).await
+    }
+
+    /// A gateway with these `networks`.
+    pub async fn start_with_networks(rules: String, networks: &str) -> Self {
+        Self::start_from(&rules, networks, "").await
+    }
+
+    async fn start_from(rules: &str, networks: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let signer = Signer::generate("k1");
+        std::fs::write(folder.path().join("jwks.json"), signer.jwks()).unwrap();
+        std::fs::write(folder.path().join("policy.yaml"), rules).unwrap();
+        let config = format!(
+            "cluster: factory-a
+listen: {{ address: 127.0.0.1:0 }}
+identity: {{ directory: identity }}
+networks: {{ {networks} }}
+authenticators: {{ corp: {{ issuer: \"{ISSUER}\", audience: \"{AUDIENCE}\", jwks: {{ file: jwks.json }} }} }}
+policy: policy.yaml
+{more}"
+        );
+        let path = folder.path().join("gateway.yaml");
+        std::fs::write(&path, config).unwrap();
+        let context = Context::new("causeway_gateway");
+        let loaded = daemon::config::load::<serve::Config>(&path, &[]).unwrap();
+        let running = serve::start(loaded, context.clone()).await.unwrap();
+        let exported = gateway::trust::export(&folder.path().join("identity"), "factory-a").unwrap();
+        let trust = TrustFile::parse(&exported).unwrap().proof().unwrap();
+        Self { folder, context, address: running.addresses[0], signer, trust, tasks: Mutex::default() }
+    }
+
+    /// A gateway with one HTTP target, and rules for `alice` and the connector.
+    pub async fn with_http(target: SocketAddr) -> Self {
+        Self::start(Setup { rules: rules(target), targets: &[("scorer.models.svc", target)], more: "" }).await
+    }
+
+    pub fn write_policy(&self, rules: &str) {
+        // Renamed into place, as an editor or a volume does it.
+        let draft = self.folder.path().join("policy.next");
+        std::fs::write(&draft, rules).unwrap();
+        std::fs::rename(draft, self.folder.path().join("policy.yaml")).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn token(&self, subject: &str) -> Secret {
+        self.token_for(subject, 600)
+    }
+
+    /// A token that ends in so many seconds.
+    pub fn token_for(&self, subject: &str, seconds: i64) -> Secret {
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        self.signer.sign(&json!({
+            "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now - 600, "exp": now + seconds,
+        }))
+    }
+
+    /// A tunnel in an inner session, with nobody bound to it.
+    pub async fn tunnel(&self) -> Client {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        let connector = TlsConnector::from(self.trust.inner_client(None).unwrap());
+        let session = connector.connect(inner_name(), tcp).await.unwrap();
+        let (client, driver) = client::connect(session, Settings::default()).await.unwrap();
+        self.tasks.lock().unwrap().spawn(async move {
+            // How a tunnel ends is for the tests to see at its client.
+            let _ = driver.await;
+        });
+        client
+    }
+
+    /// A tunnel held by the connector.
+    pub async fn held(&self) -> Client {
+        let tunnel = self.tunnel().await;
+        tunnel.describe(actor(&self.token("connector"))).await.unwrap();
+        tunnel
+    }
+
+    /// Drains; what had to be cut is counted.
+    pub async fn drain(&self, grace: Duration) -> daemon::shutdown::Outcome {
+        self.context.shutdown.run(grace).await
+    }
+}
+
+/// Rules for one HTTP target and one connector.
+pub fn rules(target: SocketAddr) -> String {
+    format!(
+        "rules:
+  - name: scoring
+    who: {{ authenticator: corp, subjects: [alice] }}
+    http: {{ hosts: [\"*.models.svc\"], ports: [{}], methods: [GET, HEAD, POST], paths: [/v1/**] }}
+  - name: connectors
+    who: {{ authenticator: corp, subjects: [connector] }}
+    describe: {{}}
+",
+        target.port()
+    )
+}
+
+/// Metadata with the subject's token.
+pub fn subject(token: &Secret) -> HeaderMap {
+    metadata("authorization", token)
+}
+
+/// Metadata with the actor's token.
+pub fn actor(token: &Secret) -> HeaderMap {
+    metadata("causeway-actor", token)
+}
+
+fn metadata(name: &'static str, token: &Secret) -> HeaderMap {
+    let value = HeaderValue::try_from(format!("Bearer {}", token.expose())).unwrap();
+    HeaderMap::from_iter([(HeaderName::from_static(name), value)])
+}
+
+/// A request without body.
+pub fn get(target: SocketAddr, path: &str) -> HttpRequest {
+    HttpRequest {
+        method: "GET".to_owned(),
+        scheme: "http".to_owned(),
+        host: "scorer.models.svc".to_owned(),
+        port: u32::from(target.port()),
+        path: path.to_owned(),
+        fields: Vec::new(),
+        no_body: true,
+    }
+}
+
+/// A request with a body.
+pub fn post(target: SocketAddr, path: &str) -> HttpRequest {
+    HttpRequest { method: "POST".to_owned(), no_body: false, ..get(target, path) }
+}
+
+pub fn open_http(request: HttpRequest) -> Open {
+    Open { target: Some(open::Target::Http(request)), hops: 0 }
+}
+
+pub fn open_tcp(host: &str, port: u16) -> Open {
+    let target = TcpTarget { host: host.to_owned(), port: u32::from(port) };
+    Open { target: Some(open::Target::Tcp(target)), hops: 0 }
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    pub interim: Vec<Head>,
+    pub head: Head,
+    pub body: BytesMut,
+    pub trailers: Vec<(String, Bytes)>,
+}
+
+impl Answer {
+    pub fn field(&self, name: &str) -> Option<&str> {
+        let field = self.head.fields.iter().find(|field| field.name == name)?;
+        str::from_utf8(&field.value).ok()
+    }
+}
+
+/// Receives an answer to its end.
+pub async fn receive(receiver: &mut Receiver<ForwardResponse>) -> Result<Answer, Failure> {
+    use forward_response::Part as Response;
+    let mut answer = Answer::default();
+    while let Some(part) = tokio::time::timeout(PATIENCE, receiver.next()).await.expect("the answer comes in time") {
+        match part? {
+            Part::Data(data) => {
+                answer.body.extend_from_slice(&data);
+                receiver.taken(data.len());
+            }
+            Part::Message(ForwardResponse { part: Some(Response::Head(head)) }) if head.status < 200 => {
+                answer.interim.push(head);
+            }
+            Part::Message(ForwardResponse { part: Some(Response::Head(head)) }) => answer.head = head,
+            Part::Message(ForwardResponse { part: Some(Response::Fin(fin)) }) => {
+                answer.trailers = fin.trailers.into_iter().map(|field| (field.name, field.value)).collect();
+            }
+            Part::Message(other) => panic!("unexpected {other:?}"),
+        }
+    }
+    Ok(answer)
+}
+
+/// One request without body, and its answer.
+pub async fn fetch(client: &Client, token: &Secret, request: HttpRequest) -> Result<Answer, Failure> {
+    let (mut sender, mut receiver) = client.forward(subject(token), open_http(request)).await?;
+    sender.fin(proto::tunnel::pb::Fin::default()).await?;
+    receive(&mut receiver).await
+}

@@ -1,0 +1,185 @@
+//! TCP targets.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use proto::tunnel::{
+    client::Client,
+    failure::{Code, Failure},
+    pb::{Fin, ForwardResponse, forward_response},
+    receive::{Part, Receiver},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Setup, World, logs::Lines, open_tcp, subject, targets::Target};
+
+async fn world(target: SocketAddr) -> World {
+    let rules = format!(
+        "rules:
+  - {{ name: db, who: {{ authenticator: corp, subjects: [alice] }}, tcp: {{ hosts: [postgres.db.svc], ports: [{}] }} }}
+  - {{ name: connectors, who: {{ authenticator: corp, subjects: [connector] }}, describe: {{}} }}",
+        target.port()
+    );
+    World::start(Setup { rules, targets: &[("postgres.db.svc", target)], more: "" }).await
+}
+
+async fn open(
+    world: &World,
+    tunnel: &Client,
+    target: SocketAddr,
+) -> Result<(proto::tunnel::client::Sender, Receiver<ForwardResponse>), Failure> {
+    let open = open_tcp("postgres.db.svc", target.port());
+    let (sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await?;
+    match receiver.next().await.unwrap()? {
+        Part::Message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }) => {
+            assert_eq!(connected.address, target.to_string());
+        }
+        other => panic!("unexpected {other:?}"),
+    }
+    Ok((sender, receiver))
+}
+
+/// Receives payload until `fin`.
+async fn rest(receiver: &mut Receiver<ForwardResponse>) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    loop {
+        match receiver.next().await {
+            Some(Ok(Part::Data(data))) => {
+                bytes.extend_from_slice(&data);
+                receiver.taken(data.len());
+            }
+            Some(Ok(Part::Message(ForwardResponse { part: Some(forward_response::Part::Fin(_)) }))) => {
+                return Ok(bytes);
+            }
+            Some(Ok(other)) => panic!("unexpected {other:?}"),
+            Some(Err(failure)) => return Err(failure),
+            None => panic!("ended without fin"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_side_may_finish_while_the_other_goes_on() {
+    // Reads to the end before it says anything.
+    let target = Target::of(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        stream.write_all(&all.iter().rev().copied().collect::<Vec<_>>()).await.unwrap();
+    })
+    .await;
+    let (lines, _guard) = Lines::catch();
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    sender.data(Bytes::from_static(b"abc")).await.unwrap();
+    sender.fin(Fin::default()).await.unwrap();
+    assert_eq!(rest(&mut receiver).await.unwrap(), b"cba");
+    assert!(receiver.next().await.is_none(), "the call ends well");
+    drop(tunnel);
+    world.drain(Duration::from_secs(5)).await;
+    let line = &lines.access("tcp")[0];
+    assert_eq!(
+        (&line["ended"], &line["bytes_to_target"], &line["bytes_from_target"]),
+        (&"ok".into(), &3.into(), &3.into())
+    );
+}
+
+#[tokio::test]
+async fn the_target_may_finish_first() {
+    let target = Target::of(|mut stream| async move {
+        stream.write_all(b"greeting").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all, b"late");
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    assert_eq!(rest(&mut receiver).await.unwrap(), b"greeting");
+    sender.data(Bytes::from_static(b"late")).await.unwrap();
+    sender.fin(Fin::default()).await.unwrap();
+    assert!(receiver.next().await.is_none());
+}
+
+#[tokio::test]
+async fn bulk_passes_whole_in_both_directions() {
+    let target = Target::of(|mut stream| async move {
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut read, &mut write).await.unwrap();
+        write.shutdown().await.unwrap();
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    let upload = async {
+        for round in 0..256_u32 {
+            let piece: Vec<u8> = (0..16_384_u32).flat_map(|word| (word ^ round).to_be_bytes()).collect();
+            sender.data(piece.into()).await.unwrap();
+        }
+        sender.fin(Fin::default()).await.unwrap();
+    };
+    let (received, ()) = tokio::join!(rest(&mut receiver), upload);
+    let received = received.unwrap();
+    assert_eq!(received.len(), 16 << 20);
+    for (round, piece) in (0_u32..).zip(received.chunks(65_536)) {
+        assert_eq!(piece[65_532..], (16_383 ^ round).to_be_bytes());
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_resets_is_not_a_good_end() {
+    let target = Target::of(|mut stream| async move {
+        let mut one = [0];
+        let _ = stream.read(&mut one).await;
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    sender.data(Bytes::from_static(b"ab")).await.unwrap();
+    assert_eq!(rest(&mut receiver).await.unwrap_err().code, Code::TargetBroken);
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_resets_the_target() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let ended = std::sync::Mutex::new(Some(ended));
+    let target = Target::of(move |mut stream| {
+        let ended = ended.lock().unwrap().take();
+        async move {
+            let mut all = Vec::new();
+            let end = stream.read_to_end(&mut all).await;
+            let _ = ended.map(|ended| ended.send(end.map_err(|error| error.kind())));
+        }
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    sender.data(Bytes::from_static(b"half a file")).await.unwrap();
+    sender.cancel();
+    drop((sender, receiver));
+    let end = tokio::time::timeout(crate::support::PATIENCE, end).await.unwrap().unwrap();
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "half a file must not look whole");
+}
+
+#[tokio::test]
+async fn http_is_not_granted_by_a_tcp_rule_nor_other_ports() {
+    let target = Target::http().await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let denied = |host: &'static str, port| {
+        let (tunnel, token) = (tunnel.clone(), world.token("alice"));
+        async move {
+            let (_sender, mut receiver) = tunnel.forward(subject(&token), open_tcp(host, port)).await.unwrap();
+            receiver.next().await.unwrap().unwrap_err().code
+        }
+    };
+    assert_eq!(denied("postgres.db.svc", target.address.port() ^ 1).await, Code::PolicyDenied);
+    assert_eq!(denied("other.db.svc", target.address.port()).await, Code::PolicyDenied);
+    assert_eq!(target.count(), 0);
+}
