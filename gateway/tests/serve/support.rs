@@ -123,6 +123,7 @@ policy: policy.yaml
     /// A tunnel in an inner session, with nobody bound to it.
     pub async fn tunnel(&self) -> Client {
         let tcp = TcpStream::connect(self.address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
         let connector = TlsConnector::from(self.trust.inner_client(None).unwrap());
         let session = connector.connect(inner_name(), tcp).await.unwrap();
         let (client, driver) = client::connect(session, Settings::default()).await.unwrap();

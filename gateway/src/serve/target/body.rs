@@ -130,9 +130,17 @@ impl RequestBody {
                 .checked_sub(count as u64)
                 .ok_or_else(|| Failure::perhaps(Code::InvalidRequest, "the body is longer than its Content-Length"))?;
         }
-        self.untaken = count;
         self.traffic.sent(count);
         self.progress.with(|state| state.moved = Instant::now());
+        if self.left == Some(0)
+            && let Some(mut receiver) = self.receiver.take()
+        {
+            // The HTTP library asks for nothing beyond the declared length, so nobody would see `fin`.
+            receiver.taken(count);
+            self.progress.end();
+        } else {
+            self.untaken = count;
+        }
         Ok(Frame::data(bytes))
     }
 }

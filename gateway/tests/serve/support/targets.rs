@@ -44,6 +44,7 @@ impl Target {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 counted.fetch_add(1, Ordering::SeqCst);
+                stream.set_nodelay(true).unwrap();
                 open.spawn(serve(stream));
             }
         });
