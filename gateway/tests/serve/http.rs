@@ -272,6 +272,40 @@ async fn a_body_that_is_not_as_long_as_declared_breaks_the_request() {
 }
 
 #[tokio::test]
+async fn an_answer_may_come_before_the_request_is_complete() {
+    let target = Target::of(|mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        stream.write_all(b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        // It neither reads on nor closes.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let open = open_http(post(target.address, "/v1/x"));
+    let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    sender.data(Bytes::from_static(b"begun")).await.unwrap();
+    let mut body = Vec::new();
+    loop {
+        match receiver.next().await.unwrap().unwrap() {
+            Part::Data(data) => {
+                body.extend_from_slice(&data);
+                receiver.taken(data.len());
+            }
+            Part::Message(message) => match message.part.unwrap() {
+                forward_response::Part::Head(head) => assert_eq!(head.status, 413),
+                forward_response::Part::Fin(_) => break,
+                other => panic!("unexpected {other:?}"),
+            },
+        }
+    }
+    assert_eq!(body, b"no");
+    sender.fin(Fin::default()).await.unwrap();
+    assert!(receiver.next().await.is_none(), "the call ends well");
+}
+
+#[tokio::test]
 async fn an_upgrade_is_refused_clearly() {
     let target = Target::http().await;
     let rules = rules(target.address).replace("paths: [/v1/**]", "upgrade: [websocket]");

@@ -4,6 +4,7 @@ mod http;
 mod identity_of_callers;
 mod lifecycle;
 mod policy;
+mod services;
 mod support;
 mod target;
 mod tcp;
