@@ -7,9 +7,9 @@ mod policy;
 mod serve;
 mod trust;
 
-use std::{io::Write, path::PathBuf, process::ExitCode};
+use std::{io::Write, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use daemon::config::{ConfigError, EXIT_BAD_CONFIG};
 
 /// Calls services inside a cluster that accepts no inbound connection.
@@ -32,14 +32,6 @@ enum Command {
     Trust(trust::Arguments),
     /// Questions to the policy.
     Policy(policy::Arguments),
-}
-
-/// The config file of a subcommand.
-#[derive(Debug, Args)]
-struct ConfigFile {
-    /// The YAML config file. `CAUSEWAY_<KEY>__<KEY>=value` in the environment overrides single keys.
-    #[arg(short = 'c', long = "config", value_name = "FILE")]
-    config: PathBuf,
 }
 
 /// Why a subcommand ended badly.

@@ -1,4 +1,5 @@
 //! The `gateway` program as it is typed: exit codes, and what goes to which stream.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 use std::{
     path::Path,

@@ -1,4 +1,5 @@
 //! A running gateway, called through real tunnels, with real targets behind it.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 mod http;
 mod identity_of_callers;

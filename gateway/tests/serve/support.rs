@@ -1,7 +1,7 @@
 //! A gateway on loopback with an issuer, targets and tunnels of its own; everything ends with the test.
 
-pub mod logs;
-pub mod targets;
+pub(crate) mod logs;
+pub(crate) mod targets;
 
 use std::{
     net::SocketAddr,
@@ -30,33 +30,33 @@ use serde_json::json;
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsConnector;
 
-pub const ISSUER: &str = "https://issuer.test";
-pub const AUDIENCE: &str = "causeway://factory-a";
+pub(crate) const ISSUER: &str = "https://issuer.test";
+pub(crate) const AUDIENCE: &str = "causeway://factory-a";
 
 /// Nothing in a test waits for longer than this.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-pub struct World {
-    pub folder: tempfile::TempDir,
-    pub context: Context,
-    pub address: SocketAddr,
-    pub signer: Signer,
-    pub trust: ClusterTrust,
+pub(crate) struct World {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) context: Context,
+    pub(crate) address: SocketAddr,
+    pub(crate) signer: Signer,
+    pub(crate) trust: ClusterTrust,
     tasks: Mutex<JoinSet<()>>,
 }
 
 /// What a gateway is started with.
-pub struct Setup<'a> {
+pub(crate) struct Setup<'a> {
     /// YAML of the rules.
-    pub rules: String,
+    pub(crate) rules: String,
     /// Targets that names lead to.
-    pub targets: &'a [(&'a str, SocketAddr)],
+    pub(crate) targets: &'a [(&'a str, SocketAddr)],
     /// More lines of `gateway.yaml`.
-    pub more: &'a str,
+    pub(crate) more: &'a str,
 }
 
 impl World {
-    pub async fn start(setup: Setup<'_>) -> Self {
+    pub(crate) async fn start(setup: Setup<'_>) -> Self {
         let hosts: Vec<_> = setup.targets.iter().map(|(name, at)| format!("{name}: {}", at.ip())).collect();
         let exceptions: Vec<_> = setup.targets.iter().map(|(_, at)| format!("\"{at}\"")).collect();
         let networks = format!("hosts: {{ {} }}, exceptions: [{}]", hosts.join(", "), exceptions.join(", "));
@@ -64,7 +64,7 @@ impl World {
     }
 
     /// A gateway with these `networks`.
-    pub async fn start_with_networks(rules: String, networks: &str) -> Self {
+    pub(crate) async fn start_with_networks(rules: String, networks: &str) -> Self {
         Self::start_from(&rules, networks, "").await
     }
 
@@ -93,27 +93,27 @@ policy: policy.yaml
     }
 
     /// A gateway with one HTTP target, and rules for `alice` and the connector.
-    pub async fn with_http(target: SocketAddr) -> Self {
+    pub(crate) async fn with_http(target: SocketAddr) -> Self {
         Self::start(Setup { rules: rules(target), targets: &[("scorer.models.svc", target)], more: "" }).await
     }
 
-    pub fn write_policy(&self, rules: &str) {
+    pub(crate) fn write_policy(&self, rules: &str) {
         // Renamed into place, as an editor or a volume does it.
         let draft = self.folder.path().join("policy.next");
         std::fs::write(&draft, rules).unwrap();
         std::fs::rename(draft, self.folder.path().join("policy.yaml")).unwrap();
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn token(&self, subject: &str) -> Secret {
+    pub(crate) fn token(&self, subject: &str) -> Secret {
         self.token_for(subject, 600)
     }
 
     /// A token that ends in so many seconds.
-    pub fn token_for(&self, subject: &str, seconds: i64) -> Secret {
+    pub(crate) fn token_for(&self, subject: &str, seconds: i64) -> Secret {
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
         self.signer.sign(&json!({
             "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now - 600, "exp": now + seconds,
@@ -121,7 +121,7 @@ policy: policy.yaml
     }
 
     /// A tunnel in an inner session, with nobody bound to it.
-    pub async fn tunnel(&self) -> Client {
+    pub(crate) async fn tunnel(&self) -> Client {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let connector = TlsConnector::from(self.trust.inner_client(None).unwrap());
@@ -135,20 +135,20 @@ policy: policy.yaml
     }
 
     /// A tunnel held by the connector.
-    pub async fn held(&self) -> Client {
+    pub(crate) async fn held(&self) -> Client {
         let tunnel = self.tunnel().await;
         tunnel.describe(actor(&self.token("connector"))).await.unwrap();
         tunnel
     }
 
     /// Drains; what had to be cut is counted.
-    pub async fn drain(&self, grace: Duration) -> daemon::shutdown::Outcome {
+    pub(crate) async fn drain(&self, grace: Duration) -> daemon::shutdown::Outcome {
         self.context.shutdown.run(grace).await
     }
 }
 
 /// Rules for one HTTP target and one connector.
-pub fn rules(target: SocketAddr) -> String {
+pub(crate) fn rules(target: SocketAddr) -> String {
     format!(
         "rules:
   - name: scoring
@@ -163,12 +163,12 @@ pub fn rules(target: SocketAddr) -> String {
 }
 
 /// Metadata with the subject's token.
-pub fn subject(token: &Secret) -> HeaderMap {
+pub(crate) fn subject(token: &Secret) -> HeaderMap {
     metadata("authorization", token)
 }
 
 /// Metadata with the actor's token.
-pub fn actor(token: &Secret) -> HeaderMap {
+pub(crate) fn actor(token: &Secret) -> HeaderMap {
     metadata("causeway-actor", token)
 }
 
@@ -178,7 +178,7 @@ fn metadata(name: &'static str, token: &Secret) -> HeaderMap {
 }
 
 /// A request without body.
-pub fn get(target: SocketAddr, path: &str) -> HttpRequest {
+pub(crate) fn get(target: SocketAddr, path: &str) -> HttpRequest {
     HttpRequest {
         method: "GET".to_owned(),
         scheme: "http".to_owned(),
@@ -191,37 +191,37 @@ pub fn get(target: SocketAddr, path: &str) -> HttpRequest {
 }
 
 /// A request with a body.
-pub fn post(target: SocketAddr, path: &str) -> HttpRequest {
+pub(crate) fn post(target: SocketAddr, path: &str) -> HttpRequest {
     HttpRequest { method: "POST".to_owned(), no_body: false, ..get(target, path) }
 }
 
-pub fn open_http(request: HttpRequest) -> Open {
+pub(crate) fn open_http(request: HttpRequest) -> Open {
     Open { target: Some(open::Target::Http(request)), hops: 0 }
 }
 
-pub fn open_tcp(host: &str, port: u16) -> Open {
+pub(crate) fn open_tcp(host: &str, port: u16) -> Open {
     let target = TcpTarget { host: host.to_owned(), port: u32::from(port) };
     Open { target: Some(open::Target::Tcp(target)), hops: 0 }
 }
 
 /// A whole answer.
 #[derive(Debug, Default)]
-pub struct Answer {
-    pub interim: Vec<Head>,
-    pub head: Head,
-    pub body: BytesMut,
-    pub trailers: Vec<(String, Bytes)>,
+pub(crate) struct Answer {
+    pub(crate) interim: Vec<Head>,
+    pub(crate) head: Head,
+    pub(crate) body: BytesMut,
+    pub(crate) trailers: Vec<(String, Bytes)>,
 }
 
 impl Answer {
-    pub fn field(&self, name: &str) -> Option<&str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
         let field = self.head.fields.iter().find(|field| field.name == name)?;
         str::from_utf8(&field.value).ok()
     }
 }
 
 /// Receives an answer to its end.
-pub async fn receive(receiver: &mut Receiver<ForwardResponse>) -> Result<Answer, Failure> {
+pub(crate) async fn receive(receiver: &mut Receiver<ForwardResponse>) -> Result<Answer, Failure> {
     use forward_response::Part as Response;
     let mut answer = Answer::default();
     while let Some(part) = tokio::time::timeout(PATIENCE, receiver.next()).await.expect("the answer comes in time") {
@@ -244,7 +244,7 @@ pub async fn receive(receiver: &mut Receiver<ForwardResponse>) -> Result<Answer,
 }
 
 /// One request without body, and its answer.
-pub async fn fetch(client: &Client, token: &Secret, request: HttpRequest) -> Result<Answer, Failure> {
+pub(crate) async fn fetch(client: &Client, token: &Secret, request: HttpRequest) -> Result<Answer, Failure> {
     let (mut sender, mut receiver) = client.forward(subject(token), open_http(request)).await?;
     sender.fin(proto::tunnel::pb::Fin::default()).await?;
     receive(&mut receiver).await

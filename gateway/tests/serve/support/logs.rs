@@ -11,11 +11,11 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// Lines caught so far.
 #[derive(Debug, Clone, Default)]
-pub struct Lines(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 
 impl Lines {
     /// Catches from now on, until the guard is dropped.
-    pub fn catch() -> (Self, DefaultGuard) {
+    pub(crate) fn catch() -> (Self, DefaultGuard) {
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
@@ -27,14 +27,14 @@ impl Lines {
     }
 
     /// Access lines of a kind.
-    pub fn access(&self, kind: &str) -> Vec<Value> {
+    pub(crate) fn access(&self, kind: &str) -> Vec<Value> {
         let all = self.text();
         let lines = all.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter(|line| line["target"] == "access" && line["kind"] == kind).collect()
     }
 
     /// Everything.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 }

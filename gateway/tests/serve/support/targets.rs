@@ -22,16 +22,16 @@ use tokio::{
 type Body = BoxBody<Bytes, hyper::Error>;
 
 /// A running target; ends when it is dropped.
-pub struct Target {
-    pub address: SocketAddr,
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
     /// Connections it has accepted.
-    pub connections: Arc<AtomicUsize>,
+    pub(crate) connections: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
 impl Target {
     /// Gives each connection to `serve`.
-    pub async fn of<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    pub(crate) async fn of<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -52,7 +52,7 @@ impl Target {
     }
 
     /// An ordinary HTTP service.
-    pub async fn http() -> Self {
+    pub(crate) async fn http() -> Self {
         Self::of(|stream| async move {
             // A client that leaves is nothing to a server.
             let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
@@ -60,7 +60,7 @@ impl Target {
         .await
     }
 
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 }

@@ -25,7 +25,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use crate::serve::{
     cluster::ALPN,
     config::Listen,
-    entry::{Admitted, Refusal, admit, gate::Gate},
+    entry::{Admitted, Refusal, admit, gate::Gate, peeked::ALLOWANCE},
 };
 
 /// What every HTTP/2 connection begins with.
@@ -65,13 +65,23 @@ impl Bench {
         tokio::join!(Box::pin(admit(tcp, peer, &self.listen, &self.tls, ticket)), client(stream))
     }
 
-    /// Runs a client that ends by sending the HTTP/2 preface, which must come out; says how it came in.
-    pub(super) async fn preface<T, F: Future<Output = T>>(&self, client: impl FnOnce(TcpStream) -> F) -> Admitted {
-        let (admitted, _client) = self.run(client).await;
+    /// Runs a client that ends by sending the HTTP/2 preface, which must come out; then as much as any tunnel carries,
+    /// because what limits a peer that has proven nothing must not outlive its handshakes. Says how it came in.
+    pub(super) async fn preface<IO, F>(&self, client: impl FnOnce(TcpStream) -> F) -> Admitted
+    where
+        IO: AsyncWrite + Unpin,
+        F: Future<Output = IO>,
+    {
+        let (admitted, client) = self.run(client).await;
         let mut admitted = admitted.unwrap();
         let mut preface = [0; 24];
         admitted.io.read_exact(&mut preface).await.unwrap();
         assert_eq!(&preface, PREFACE);
+        let mut carried = vec![0; 4 * ALLOWANCE];
+        let bulk = vec![7; 4 * ALLOWANCE];
+        let (read, _client) = tokio::join!(admitted.io.read_exact(&mut carried), send(client, &bulk));
+        read.unwrap();
+        assert_eq!(carried, bulk);
         admitted
     }
 
