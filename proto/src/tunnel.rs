@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod failure;
+pub mod message;
 pub mod method;
 pub mod receive;
 pub mod server;
@@ -11,7 +12,6 @@ mod in_flight;
 mod inbound;
 mod liveness;
 mod lost;
-mod message;
 mod other;
 mod send;
 mod status;

@@ -5,6 +5,9 @@
 #[path = "../fuzz/src/hybrid.rs"]
 mod hybrid;
 #[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
+#[path = "../fuzz/src/tunnel_message.rs"]
+mod tunnel_message;
+#[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
 #[path = "../fuzz/src/ws_frame.rs"]
 mod ws_frame;
 
@@ -74,4 +77,9 @@ fn ws_frame_keeps_its_promises() {
 #[test]
 fn hybrid_keeps_its_promises() {
     smoke(hybrid::seeds(), hybrid::run);
+}
+
+#[test]
+fn tunnel_message_keeps_its_promises() {
+    smoke(tunnel_message::seeds(), tunnel_message::run);
 }

@@ -3,4 +3,5 @@
 //! same functions.
 
 pub mod hybrid;
+pub mod tunnel_message;
 pub mod ws_frame;

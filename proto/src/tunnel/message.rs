@@ -3,7 +3,7 @@
 //! On the wire a message is `flag (1 byte, 0) | length (4 bytes, big endian) | protobuf`. The `data` field of both
 //! directions of `Forward` is number 2, so a message that is nothing but data reads `0x12 | varint(n) | n bytes`: the
 //! canonical shape. Sending, those few bytes are an inline prefix in front of the payload, which is never copied
-//! ([`Chunk`]). Receiving, the payload of a canonical message is handed on piece by piece as it arrives; any other
+//! (`Chunk`). Receiving, the payload of a canonical message is handed on piece by piece as it arrives; any other
 //! message, data in another shape included, is gathered up to a limit and left to prost ([`Decoder`]).
 //!
 //! A message that is compressed, too large or cut short is an error; nothing here can panic on what a peer sends.
@@ -114,7 +114,7 @@ impl fmt::Debug for Chunk {
 
 /// What the decoder hands on.
 #[derive(PartialEq, Eq)]
-pub(crate) enum Piece {
+pub enum Piece {
     /// Some payload of a canonical `data` message; never empty.
     Data(Bytes),
     /// A whole message of any other shape, still encoded.
@@ -132,15 +132,25 @@ impl fmt::Debug for Piece {
 
 /// Why bytes are not messages of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DecodeError {
+pub enum DecodeError {
+    /// The flag says compressed, which nobody agreed to.
     #[error("a compressed message, and no compression was agreed")]
     Compressed,
+    /// The flag is neither 0 nor 1.
     #[error("a message flag of {0}")]
     Flag(u8),
+    /// The announced length exceeds what is streamed or gathered.
     #[error("a message of {length} bytes, more than the limit of {limit}")]
-    Oversize { length: usize, limit: usize },
+    Oversize {
+        /// Bytes announced.
+        length: usize,
+        /// Bytes taken at most.
+        limit: usize,
+    },
+    /// The stream ended inside a message.
     #[error("a message cut short by the end of the stream")]
     Truncated,
+    /// prost could not decode it.
     #[error("a message that is not protobuf of this contract: {0}")]
     Malformed(#[from] prost::DecodeError),
 }
@@ -159,7 +169,7 @@ impl From<DecodeError> for Failure {
 /// Cuts the bytes of one direction into pieces. Feed it with [`push`](Self::push), then drain it with
 /// [`next`](Self::next) until it gives `None`.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     input: Bytes,
     state: State,
     streams_data: bool,
@@ -184,33 +194,37 @@ impl State {
 
 impl Decoder {
     /// For a direction of `Forward`: canonical data is streamed.
-    pub(crate) fn streaming() -> Self {
+    pub fn streaming() -> Self {
         Self { input: Bytes::new(), state: State::START, streams_data: true, overhead: 0 }
     }
 
     /// For any other call: every message is gathered.
-    pub(crate) fn gathering() -> Self {
+    pub fn gathering() -> Self {
         Self { streams_data: false, ..Self::streaming() }
     }
 
     /// Takes the next bytes; what was pushed before must have been drained.
-    pub(crate) fn push(&mut self, input: Bytes) {
+    pub fn push(&mut self, input: Bytes) {
         debug_assert!(self.input.is_empty());
         self.input = input;
     }
 
     /// Whether the stream may end here: every message is complete.
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub fn at_boundary(&self) -> bool {
         self.input.is_empty() && matches!(self.state, State::Framing { len: 0, .. })
     }
 
     /// Bytes consumed since the last call that were not handed on as data: framing and gathered messages.
-    pub(crate) fn take_overhead(&mut self) -> usize {
+    pub fn take_overhead(&mut self) -> usize {
         std::mem::take(&mut self.overhead)
     }
 
     /// The next piece; `None` when more input is needed. After an error nothing more comes of this decoder.
-    pub(crate) fn next(&mut self) -> Result<Option<Piece>, DecodeError> {
+    ///
+    /// # Errors
+    /// See [`DecodeError`]; never `Truncated` or `Malformed`, which are for whoever knows the end and the type.
+    #[expect(clippy::should_implement_trait, reason = "not an iterator: `None` asks for more input")]
+    pub fn next(&mut self) -> Result<Option<Piece>, DecodeError> {
         loop {
             match &mut self.state {
                 State::Framing { have, len } => {

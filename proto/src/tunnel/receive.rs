@@ -110,7 +110,7 @@ impl<M> Receiver<M> {
 
 impl<M: Direction> Receiver<M> {
     /// The next part; `None` when the direction ended in good order: for the gateway, `fin` and the end of the stream;
-    /// for the caller, `fin` and status OK. Cancel-safe. Messages return their credit at once, data does not. After a
+    /// for the caller, `fin` and status OK. Cancel-safe. Messages return their credit by themselves, data does not. After a
     /// failure, `None`.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! What one tunnel connection is allowed: windows, streams, frames, liveness. Everything that h2 would otherwise
-//! choose by itself is set here or in [`limits`](crate::limits).
+//! choose by itself is set here or in [`limits`].
 use std::time::Duration;
 
 use crate::limits;

@@ -70,7 +70,7 @@ async fn sender_blocked_on_credit_is_woken_by_the_peers_end() {
 #[tokio::test]
 async fn cancelled_streams_do_not_wear_the_tunnel_out() {
     let mut pair = Pair::new().await;
-    for _ in 0..3000 {
+    for _ in 0..1500 {
         let (mut up, down, mut served) = pair.forward().await;
         served.sender.data(bytes(1000)).await.unwrap();
         up.cancel();

@@ -45,6 +45,7 @@ async fn sender_stalls_at_the_window_until_the_reader_has_taken_bytes() {
 
 #[tokio::test(start_paused = true)]
 async fn stalled_reader_does_not_slow_a_hundred_others() {
+    const LEN: usize = 300_000;
     let mut pair = Pair::new().await;
     let (mut stalled, _down, _unread) = pair.forward().await;
     let held = stuff(&mut stalled, 60_000).await;
@@ -55,12 +56,12 @@ async fn stalled_reader_does_not_slow_a_hundred_others() {
         let (mut up, mut down, mut served) = pair.forward().await;
         streams.spawn(async move {
             let echo = async {
-                let read = data(&mut served.receiver, 2 << 20).await;
+                let read = data(&mut served.receiver, LEN).await;
                 served.sender.data(read.into()).await.unwrap();
             };
-            let (sent, read, ()) = tokio::join!(up.data(bytes(2 << 20)), data(&mut down, 2 << 20), echo);
+            let (sent, read, ()) = tokio::join!(up.data(bytes(LEN)), data(&mut down, LEN), echo);
             sent.unwrap();
-            assert!(read == bytes(2 << 20));
+            assert!(read == bytes(LEN));
         });
     }
     while let Some(done) = streams.join_next().await {
@@ -101,24 +102,25 @@ async fn small_writes_behind_a_blocked_stream_are_not_queued() {
 #[tokio::test(start_paused = true)]
 async fn windows_grow_over_a_long_path_and_only_there() {
     for (delay, grows) in [(Duration::from_millis(40), true), (Duration::ZERO, false)] {
+        let start = 64 * 1024;
+        let settings = Settings { stream_window: start, ..Settings::default() };
         let (near, far) = tokio::io::duplex(64 << 20);
         let (far, wire) = (far, tokio::io::duplex(64 << 20));
         let mut tasks = JoinSet::new();
         let mut pipes = JoinSet::new();
         delayed(&mut pipes, far, wire.0, delay);
-        let (mut calls, _drain) = serve(&mut tasks, wire.1, Settings::default());
+        let (mut calls, _drain) = serve(&mut tasks, wire.1, settings);
         let (client, driver) = client::connect(near, Settings::default()).await.unwrap();
         tasks.spawn(async { ("client", driver.await) });
         let (mut up, _down) = client.forward(HeaderMap::new(), open()).await.unwrap();
         let Some(Call::Forward(mut served)) = calls.recv().await else { panic!("no call") };
         message(&mut served.receiver).await;
         pipes.spawn(async move { while up.data(bytes(60_000)).await.is_ok() {} });
-        data(&mut served.receiver, 48 << 20).await;
+        data(&mut served.receiver, 6 << 20).await;
         // What a reader that stops now is still sent is the window.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let window = read_all(&mut served.receiver).await;
-        assert_eq!(window > 4 << 20, grows, "{window} bytes at {delay:?}");
-        assert!(window <= 17 << 20);
+        assert_eq!(window > 8 * start as usize, grows, "{window} bytes at {delay:?}");
     }
 }
 
