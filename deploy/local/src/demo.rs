@@ -91,7 +91,11 @@ async fn token(stage: &Stage) -> anyhow::Result<Secret> {
     ensure!(status == StatusCode::OK, "the sidecar answered {status}: {}", answer["message"]);
     let token = answer["access_token"].as_str().context("the answer has no access_token")?;
     let life = answer["expires_in"].as_str().unwrap_or("?");
-    say::done("token", &format!("audience {AUDIENCE}, {life} s left, client id {}", answer["client_id"]), began.elapsed());
+    say::done(
+        "token",
+        &format!("audience {AUDIENCE}, {life} s left, client id {}", answer["client_id"]),
+        began.elapsed(),
+    );
     Ok(Secret::new(token))
 }
 
@@ -107,7 +111,19 @@ async fn request(stage: &Stage, hops: &Hops, way: &Way, token: &Secret) -> anyho
             .wait(mark, LINE_PATIENCE, |line| line.target == "access" && line.module.starts_with(module))
             .await
             .with_context(|| format!("the {who} wrote no access line for the request"))?;
-        let shown = ["stream", "subject", "actor", "target", "rule", "status", "ttfb_ms", "total_ms", "bytes_out", "bytes_in", "ended"];
+        let shown = [
+            "stream",
+            "subject",
+            "actor",
+            "target",
+            "rule",
+            "status",
+            "ttfb_ms",
+            "total_ms",
+            "bytes_out",
+            "bytes_in",
+            "ended",
+        ];
         let text: Vec<String> = shown
             .iter()
             .filter(|field| !line.get(field).is_empty())

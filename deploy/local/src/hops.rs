@@ -63,7 +63,9 @@ pub(crate) fn start(file: &Path) -> anyhow::Result<Hops> {
     let hops = Hops { kept: Arc::default(), arrived: Arc::default() };
     let ours = filter::filter_fn(|metadata| *metadata.level() <= Level::INFO);
     tracing_subscriber::registry()
-        .with(tracing_subscriber::fmt::layer().json().with_writer(Mutex::new(log)).with_filter(filter::LevelFilter::INFO))
+        .with(
+            tracing_subscriber::fmt::layer().json().with_writer(Mutex::new(log)).with_filter(filter::LevelFilter::INFO),
+        )
         .with(Keep { hops: hops.clone() }.with_filter(ours))
         .try_init()
         .context("starting the log")?;
@@ -77,12 +79,7 @@ impl Hops {
     }
 
     /// The first line at or after `mark` for which `wanted` holds, waiting for it up to `patience`.
-    pub(crate) async fn wait(
-        &self,
-        mark: u64,
-        patience: Duration,
-        wanted: impl Fn(&Line) -> bool,
-    ) -> Option<Line> {
+    pub(crate) async fn wait(&self, mark: u64, patience: Duration, wanted: impl Fn(&Line) -> bool) -> Option<Line> {
         let found = async {
             loop {
                 let arrived = self.arrived.notified();

@@ -192,8 +192,6 @@ fn refused(error: &str, description: &str) -> Response<Full<Bytes>> {
 fn json_answer(status: StatusCode, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::from(body.to_string()));
     *answer.status_mut() = status;
-    answer
-        .headers_mut()
-        .insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+    answer.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
     answer
 }

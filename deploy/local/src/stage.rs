@@ -217,7 +217,11 @@ impl Starting<'_> {
              credential: {{ sas: {{ rule: {CLUSTER}-send, key: {{ file: fa-send }} }} }}"
         );
         let through_relay = self.connector("relay", &hybrid, ports.relay_http, &issuer, &sample).await?;
-        say::done("connector (relay)", &format!("http {}, tcp {}", through_relay[0], through_relay[1]), began.elapsed());
+        say::done(
+            "connector (relay)",
+            &format!("http {}, tcp {}", through_relay[0], through_relay[1]),
+            began.elapsed(),
+        );
         let direct =
             self.connector("direct", &format!("direct: wss://{gateway}"), ports.direct_http, &issuer, &sample).await?;
         say::done("connector (direct)", &format!("http {}, tcp {}", direct[0], direct[1]), began.elapsed());
