@@ -31,6 +31,8 @@ const LINE_PATIENCE: Duration = Duration::from_secs(5);
 const BULK_PATIENCE: Duration = Duration::from_secs(30);
 /// Largest answer read from a face or the sidecar.
 const ANSWER_MAX: usize = 64 * 1024;
+/// Fields of an access line that are shown.
+const SHOWN: [&str; 9] = ["stream", "tunnel", "way", "subject", "actor", "rule", "status", "total_ms", "ended"];
 /// Size of one written piece of the bulk transfer.
 const PIECE: usize = 256 * 1024;
 
@@ -106,25 +108,19 @@ async fn request(stage: &Stage, hops: &Hops, way: &Way, token: &Secret) -> anyho
     let took = began.elapsed();
     ensure!(status == StatusCode::OK && &body[..] == b"ok\n", "answered {status}: {}", String::from_utf8_lossy(&body));
     say::done("GET /v1/health", "200 ok (first request)", took);
+    let mut stream = String::new();
     for (who, module) in [("connector", "gateway::connect"), ("gateway", "gateway::serve")] {
         let line = hops
-            .wait(mark, LINE_PATIENCE, |line| line.target == "access" && line.module.starts_with(module))
+            .wait(mark, LINE_PATIENCE, |line| {
+                line.target == "access"
+                    && line.module.starts_with(module)
+                    && line.get("kind") == "http"
+                    && (stream.is_empty() || line.get("stream") == stream)
+            })
             .await
             .with_context(|| format!("the {who} wrote no access line for the request"))?;
-        let shown = [
-            "stream",
-            "subject",
-            "actor",
-            "target",
-            "rule",
-            "status",
-            "ttfb_ms",
-            "total_ms",
-            "bytes_out",
-            "bytes_in",
-            "ended",
-        ];
-        let text: Vec<String> = shown
+        line.get("stream").clone_into(&mut stream);
+        let text: Vec<String> = SHOWN
             .iter()
             .filter(|field| !line.get(field).is_empty())
             .map(|field| format!("{field}={}", line.get(field)))

@@ -75,7 +75,7 @@ async fn score(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infa
     tracing::info!(
         method = %request.method(),
         path = request.uri().path(),
-        host = ?request.headers().get(header::HOST),
+        host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("none"),
         caller_token = request.headers().contains_key(header::AUTHORIZATION),
         "served"
     );
