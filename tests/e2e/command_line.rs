@@ -87,7 +87,9 @@ async fn an_unknown_key_ends_with_64_and_names_the_nearest() {
             site.edit(file, right, wrong);
             let bad = run(&site, program, &[subcommand[0], "-c", file]).await;
             assert_eq!(bad.code, Some(64), "{file}: {}", bad.complaint);
-            for part in [file, wrong.trim_end_matches(':'), right.trim_end_matches(':'), "line"] {
+            let text = std::fs::read_to_string(site.file(file)).unwrap();
+            let line = text.lines().position(|line| line.starts_with(wrong)).unwrap() + 1;
+            for part in [&format!("{file}:{line}:"), wrong.trim_end_matches(':'), right.trim_end_matches(':')] {
                 assert!(bad.complaint.contains(part), "{file}: `{part}` is not named in: {}", bad.complaint);
             }
             site.edit(file, wrong, right);

@@ -251,6 +251,17 @@ impl Log {
         }
     }
 
+    /// The one access line of this stream.
+    ///
+    /// # Panics
+    /// When there is a second one.
+    pub async fn access(&self, stream: &str) -> Entry {
+        let entry = self.entry(format_args!("access line of {stream}"), 0, |entry| entry.is_access(stream)).await;
+        let lines = self.entries().iter().filter(|entry| entry.is_access(stream)).count();
+        assert_eq!(lines, 1, "one access line for each stream");
+        entry
+    }
+
     /// Waits for an entry after `mark` that `matches`.
     pub async fn entry(&self, what: impl fmt::Display, mark: usize, matches: impl Fn(&Entry) -> bool) -> Entry {
         named(
@@ -289,9 +300,15 @@ impl Entry {
         self.field("message").unwrap_or_default()
     }
 
-    /// Whether this is an access line.
-    pub fn is_access(&self) -> bool {
+    /// Whether this is the access line of this stream.
+    pub fn is_access(&self, stream: &str) -> bool {
         self.json.get("target").and_then(Value::as_str) == Some("access")
+            && self.field("stream").as_deref() == Some(stream)
+    }
+
+    /// The stream of an access line for this kind (`http`, `tcp`).
+    pub fn stream(&self, kind: &str) -> Option<String> {
+        (self.field("kind").as_deref() == Some(kind)).then(|| self.field("stream")).flatten()
     }
 
     /// Whether the line holds this text anywhere.

@@ -184,7 +184,8 @@ impl Site {
         programs::start("listener", "relay", self.path(), ["listen", "-c", "listener.yaml"])
     }
 
-    fn write_listener(&self, relay: SocketAddr, gateway: SocketAddr) {
+    /// Writes `listener.yaml` without starting anything.
+    pub fn write_listener(&self, relay: SocketAddr, gateway: SocketAddr) {
         self.write(
             "listener.yaml",
             &format!(

@@ -1,7 +1,6 @@
 //! Where nobody may or can go.
 use causeway_tests::{
     curl::Curl,
-    process::Entry,
     topology::{CLUSTER, Face, Topology},
     wait::within,
 };
@@ -20,7 +19,6 @@ async fn each_failure_to_reach_a_target_has_its_own_answer() {
             (Face::Unresolvable, 502, "target_unresolved"),
             (Face::Refused, 502, "target_refused"),
         ] {
-            let mark = log.mark();
             let answer = Curl::new(topology.connector.url(face)).run().await;
             let said: Value = serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{face:?}: {answer:?}"));
             assert_eq!((answer.status, said["code"].as_str()), (status, Some(code)), "{face:?}: {said}");
@@ -29,10 +27,8 @@ async fn each_failure_to_reach_a_target_has_its_own_answer() {
             assert_eq!(said["reached_target"], "no", "{face:?}");
             assert!(said["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{face:?}: {said}");
 
-            let stream = said["stream_id"].as_str().unwrap().to_owned();
-            let line = log.entry("the refusal", mark, |entry| entry.contains(&stream) && entry.is_access()).await;
+            let line = log.access(said["stream_id"].as_str().unwrap()).await;
             assert!(line.contains(code), "{face:?}: {}", line.line);
-            assert_eq!(log.since(mark).iter().filter(|entry| entry.is_access()).count(), 1, "{face:?}");
         }
     })
     .await;
@@ -43,14 +39,15 @@ async fn each_failure_to_reach_a_target_has_its_own_answer() {
 async fn a_tcp_client_of_a_denied_target_is_closed_at_once() {
     within(LIMIT, async {
         let topology = Topology::direct().await;
-        let mark = topology.gateway.log().mark();
         let mut stream = TcpStream::connect(topology.connector.address(Face::DeniedTcp)).await.unwrap();
         let end = stream.read(&mut [0; 1]).await;
         assert!(!matches!(end, Ok(1..)), "{end:?}");
-        let line = topology.gateway.log().entry("the refusal", mark, Entry::is_access).await;
-        assert!(line.contains("policy_denied"), "{}", line.line);
         let connector = topology.connector.process.log();
-        connector.entry("the refusal", 0, |entry| entry.is_access() && entry.contains("policy_denied")).await;
+        let ours = connector.entry("the refusal", 0, |entry| entry.stream("tcp").is_some()).await;
+        for log in [connector, topology.gateway.log()] {
+            let line = log.access(&ours.stream("tcp").unwrap()).await;
+            assert!(line.contains("policy_denied"), "{}", line.line);
+        }
     })
     .await;
 }
