@@ -55,10 +55,8 @@ async fn run(
     tunnel: &Tunnel,
     record: &mut Record,
 ) -> Result<(), Failure> {
-    let caller = tunnel.authenticate(metadata, record).await?;
-    let open = timeout(OPEN_DEADLINE, first(&mut receiver)).await.unwrap_or_else(|_| {
-        Err(Failure::before_target(Code::ProtocolError, "the call did not say what it wants within 10 s"))
-    })?;
+    // Boxed, so that a stream which lives for days does not keep the room that its beginning needed.
+    let (caller, open) = Box::pin(begin(metadata, &mut receiver, tunnel, record)).await?;
     if open.hops > HOPS_MAX {
         let message = format!("the stream has crossed {} gateways already: the tunnels form a loop", open.hops);
         return Err(Failure::before_target(Code::LimitReached, message));
@@ -72,6 +70,20 @@ async fn run(
         }
         None => Err(Failure::before_target(Code::Unsupported, "the call asks for a kind of target that is not served")),
     }
+}
+
+/// Who calls, and what they want.
+async fn begin(
+    metadata: &HeaderMap,
+    receiver: &mut Receiver<ForwardRequest>,
+    tunnel: &Tunnel,
+    record: &mut Record,
+) -> Result<(Caller, Open), Failure> {
+    let caller = tunnel.authenticate(metadata, record).await?;
+    let open = timeout(OPEN_DEADLINE, first(receiver)).await.unwrap_or_else(|_| {
+        Err(Failure::before_target(Code::ProtocolError, "the call did not say what it wants within 10 s"))
+    })?;
+    Ok((caller, open))
 }
 
 async fn first(receiver: &mut Receiver<ForwardRequest>) -> Result<Open, Failure> {
