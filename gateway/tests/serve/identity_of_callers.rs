@@ -138,6 +138,29 @@ async fn a_tunnel_on_which_nobody_proves_anything_is_ended() {
 }
 
 #[tokio::test]
+async fn a_tunnel_that_stays_silent_is_ended() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.tunnel().await;
+    // From here on time passes as soon as nothing else happens.
+    tokio::time::pause();
+    tunnel.closed().await;
+    assert_eq!(lines.access("tunnel")[0]["ended"], "nobody proved who they are");
+}
+
+#[tokio::test]
+async fn a_stream_that_goes_round_in_circles_is_stopped() {
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let open = proto::tunnel::pb::Open { hops: 4, ..open_http(get(target.address, "/v1/x")) };
+    let (_sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    assert_eq!(receive(&mut receiver).await.unwrap_err().code, Code::LimitReached);
+    assert_eq!(target.count(), 0);
+}
+
+#[tokio::test]
 async fn a_stream_ends_when_its_token_is_too_old() {
     let target = Target::http().await;
     let world = World::start(Setup {
