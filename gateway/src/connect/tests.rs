@@ -443,3 +443,31 @@ async fn a_failed_call_explains_itself() {
     secure.url = "https://web.test.svc/".parse().unwrap();
     assert!(call::send(file, &context, secure).await.unwrap_err().is_bad_config());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draining_gateway_is_let_go_at_once() {
+    let world = World::new().await;
+    let (gateway, address) = world.gateway(ANY.into()).await;
+    let (connector, running) = world.connector(address).await;
+    assert_eq!(get(running.addresses[0], "/v1/x", &world.issuer.token("workload")).await.0, 200);
+    until("the connector is ready", || connector.readiness.is_ready()).await;
+    let outcome = soon("the gateway ends", gateway.shutdown.run(Duration::from_secs(60))).await;
+    assert_eq!(outcome, daemon::shutdown::Outcome::Drained);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_component_of_the_relay_way_drains_at_once() {
+    let world = World::new().await;
+    let (gateway, address) = world.gateway(ANY.into()).await;
+    let (relay, relay_address) = world.relay(address).await;
+    let way = format!(
+        "[{{ hybrid_connection: \"sb://{relay_address}/factory-a\", \
+         credential: {{ sas: {{ rule: send, key: {{ file: send-key }} }} }} }}]"
+    );
+    let (connector, running) = World::start(world.connector_file(&way, "web-ca.crt")).await;
+    assert_eq!(get(running.addresses[0], "/v1/x", &world.issuer.token("workload")).await.0, 200);
+    for (what, context) in [("connector", connector), ("relay and listener", relay), ("gateway", gateway)] {
+        let outcome = soon(what, context.shutdown.run(Duration::from_secs(60))).await;
+        assert_eq!(outcome, daemon::shutdown::Outcome::Drained, "{what}");
+    }
+}
