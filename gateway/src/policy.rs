@@ -1,7 +1,7 @@
 //! The cluster owner's policy: who may call what through the gateway. Deny by default; rules only grant, so their order
 //! decides nothing but which of several matching rules is named in the log.
 //!
-//! [`file`] is what the owner writes, [`compile`] turns it into a [`Policy`] or says what is wrong, [`decide`] answers
+//! [`mod@file`] is what the owner writes, [`mod@compile`] turns it into a [`Policy`] or says what is wrong, [`mod@decide`] answers
 //! one question without I/O and without a clock of its own. Nothing here normalises what a caller sent: a path that two
 //! servers could read differently is refused where a rule limits paths.
 //!

@@ -1,4 +1,4 @@
-//! `policy.yaml`: what the cluster owner writes. Types only; [`super::compile`] judges what they say.
+//! `policy.yaml`: what the cluster owner writes. Types only; [`mod@super::compile`] judges what they say.
 
 use daemon::config::Validate;
 use serde::Deserialize;

@@ -1,4 +1,4 @@
-//! A compiled policy. Only [`super::compile`] builds one, so what is here has been checked.
+//! A compiled policy. Only [`mod@super::compile`] builds one, so what is here has been checked.
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
