@@ -3,6 +3,7 @@
 
 mod control;
 mod handshake;
+mod hostile;
 mod listener;
 mod relaying;
 mod rendezvous;

@@ -1,0 +1,159 @@
+//! The catalogue's words: code, what the peer reads, meaning, remedy.
+use super::Refusal;
+
+impl Refusal {
+    pub(super) fn texts(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
+            Self::BadTarget => (
+                "bad_target",
+                "The address is not one of a hybrid connection",
+                "The path has dot segments, or sb-hc-action is none of listen, connect, accept, request.",
+                "Dial /$hc/<entity>?sb-hc-action=connect (or listen).",
+            ),
+            Self::BadHost => (
+                "bad_host",
+                "The Host header is missing or malformed",
+                "A listener's rendezvous addresses are built from the Host of its handshake.",
+                "Send the host and port that you dialled.",
+            ),
+            Self::NotWebSocket => (
+                "not_websocket",
+                "This endpoint is only for web-socket requests",
+                "A request below /$hc/ has to be a WebSocket upgrade (RFC 6455).",
+                "Look for a proxy that removes Connection or Upgrade headers.",
+            ),
+            Self::WebSocketVersion => (
+                "websocket_version",
+                "This endpoint speaks version 13 of the WebSocket protocol",
+                "Sec-WebSocket-Version is not 13.",
+                "Use a client of RFC 6455.",
+            ),
+            Self::PlainPathWebSocket => (
+                "plain_path_websocket",
+                "WebSocket endpoints are below /$hc/",
+                "A WebSocket upgrade came on the entity's plain path.",
+                "Put /$hc/ in front of the entity name.",
+            ),
+            Self::HttpSender => (
+                "http_sender",
+                "HTTP senders are not served by this relay build; connect a WebSocket below /$hc/",
+                "An HTTP request came on an entity's plain path. This relay relays WebSockets only.",
+                "Use a WebSocket sender, such as the connector.",
+            ),
+            Self::TokenMissing => (
+                "token_missing",
+                "MissingToken: The request has no token",
+                "Neither sb-hc-token nor ServiceBusAuthorization nor Authorization carries a token.",
+                "Send a token in the header ServiceBusAuthorization.",
+            ),
+            Self::TokenMalformed => (
+                "token_malformed",
+                "MalformedToken: The token is not a shared access signature",
+                "A field of the token is missing or doubled, or it is another kind of token.",
+                "Make the token with `relay token` or an SDK.",
+            ),
+            Self::TokenSignature => (
+                "token_signature",
+                "InvalidSignature: The token has an invalid signature",
+                "No key of the named rule made this signature, or this path has no such rule.",
+                "Compare rule name and key with the relay's configuration.",
+            ),
+            Self::TokenExpired => (
+                "token_expired",
+                "ExpiredToken: The token is expired",
+                "The token's end has passed by more than the grace.",
+                "Make a new token; if it is new, compare the clocks.",
+            ),
+            Self::TokenAudience => (
+                "token_audience",
+                "InvalidAudience: The authorization header contains a token with a wrong audience",
+                "The token was made for another host or another hybrid connection.",
+                "Make the token for http://<namespace>/<entity>.",
+            ),
+            Self::TokenLife => (
+                "token_life",
+                "InvalidLifetime: The token lives longer than this relay allows",
+                "The token's end lies further ahead than tokens.max_life.",
+                "Make tokens with a shorter life, or raise tokens.max_life.",
+            ),
+            Self::RightMissing => (
+                "right_missing",
+                "The token's rule does not have the right that this action needs",
+                "Listening needs a rule with listen, connecting one with send.",
+                "Use the key of the other rule.",
+            ),
+            Self::EntityUnknown => (
+                "entity_unknown",
+                "Endpoint does not exist",
+                "The namespace has no hybrid connection of this name.",
+                "Compare the path with `entities:` in the relay's configuration.",
+            ),
+            Self::NoListener => (
+                "no_listener",
+                "There are no listeners connected for the endpoint",
+                "The hybrid connection exists, and nobody listens on it.",
+                "Look at the listener's log in the cluster.",
+            ),
+            Self::AcceptTimeout => (
+                "accept_timeout",
+                "None of the connected listeners accepted the connection within the allowed timeout",
+                "A listener was asked and did not dial back in time.",
+                "Look whether the listener can reach the relay with a second connection.",
+            ),
+            Self::ListenerLost => (
+                "listener_lost",
+                "The listener went away before it accepted the connection",
+                "The listener's control channel or its dial broke, and no other listener could be asked.",
+                "Try again; look at the listener's log if it repeats.",
+            ),
+            Self::TooManyListeners => (
+                "too_many_listeners",
+                "MaximumListenersPerEndpoint: the endpoint has as many listeners as it may have",
+                "limits.listeners of the hybrid connection is reached.",
+                "Stop a listener, or raise the limit.",
+            ),
+            Self::TooManySenders => (
+                "too_many_senders",
+                "MaximumSendersPerEndpoint: the endpoint has as many senders as it may have",
+                "limits.senders of the hybrid connection is reached.",
+                "Try again when others have gone, or raise the limit.",
+            ),
+            Self::TooManyRendezvous => (
+                "too_many_rendezvous",
+                "Too many senders are waiting for listeners",
+                "limits.rendezvous is reached, or a quarter of it by this hybrid connection alone.",
+                "Try again shortly; look why listeners accept so slowly.",
+            ),
+            Self::HeadTooLarge => (
+                "head_too_large",
+                "The request head does not fit into a message to the listener",
+                "Messages to listeners are limited to 64 KiB because SDKs read no more.",
+                "Send fewer or shorter headers.",
+            ),
+            Self::RendezvousUnknown => (
+                "rendezvous_unknown",
+                "The rendezvous address is not valid (any more)",
+                "It was never given out, was used before, belongs to another endpoint, or its sender has gone.",
+                "Dial an accept address once, as it is, within 30 seconds.",
+            ),
+            Self::RejectCode => (
+                "reject_code",
+                "sb-hc-statusCode is not a number from 100 to 999",
+                "A listener rejects a sender with something that is no HTTP status.",
+                "Reject with a status from 300 to 599.",
+            ),
+            Self::ProtocolNotOffered => (
+                "protocol_not_offered",
+                "The chosen subprotocol was not offered by the sender",
+                "A listener's dial names a subprotocol that is not among the sender's.",
+                "Choose one from connectHeaders, or none.",
+            ),
+            Self::Draining => (
+                "draining",
+                "The relay is shutting down",
+                "The relay takes nothing new while it ends.",
+                "Try again; another relay, or this one restarted, will answer.",
+            ),
+        }
+    }
+}
