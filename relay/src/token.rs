@@ -9,7 +9,7 @@ use crate::sender::{Address, AddressError};
 /// What to mint.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Hybrid connection: sb://host[:port]/name
+    /// Hybrid connection: sb://host/name or sb://host:port/name
     #[arg(long, value_name = "URL")]
     pub url: String,
     /// Name of the shared access rule
