@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use causeway_tests::{
     pattern::{self, Pattern, hex},
-    topology::{Face, Topology},
+    site::Face,
+    topology::Topology,
     wait::within,
 };
 use tokio::{

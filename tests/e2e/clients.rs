@@ -5,8 +5,9 @@ use causeway_tests::{
     curl::Curl,
     nginx::{self, Nginx},
     pattern::{Pattern, hex},
+    site::Face,
     tokens::Algorithm,
-    topology::{Face, Topology},
+    topology::Topology,
     wait::within,
 };
 use tokio::{

@@ -4,7 +4,8 @@ use std::time::Duration;
 use causeway_tests::{
     curl::Curl,
     nginx,
-    topology::{Face, Site, readiness, ready},
+    site::{Face, Site},
+    topology::{readiness, ready},
     wait::within,
 };
 

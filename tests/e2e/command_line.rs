@@ -1,7 +1,7 @@
 //! What a person meets before anything runs: help, and mistakes in files.
 use std::time::Duration;
 
-use causeway_tests::{programs, topology::Site, wait::within};
+use causeway_tests::{programs, site::Site, wait::within};
 use tokio::process::Command;
 
 const LIMIT: Duration = Duration::from_secs(60);

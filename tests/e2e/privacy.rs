@@ -4,7 +4,8 @@ use std::time::Duration;
 use causeway_tests::{
     curl::Curl,
     recorder::Recorder,
-    topology::{CLUSTER, Face, Site, ready},
+    site::{CLUSTER, Face, Site},
+    topology::ready,
     wait::within,
 };
 use tokio::{

@@ -5,7 +5,8 @@ use causeway_tests::{
     curl::Curl,
     nginx,
     process::Process,
-    topology::{Face, Topology},
+    site::Face,
+    topology::Topology,
     wait::{until, within},
 };
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 use causeway_tests::{
     nginx,
     pattern::{self, Pattern, hex},
-    topology::{Face, Topology},
+    site::Face,
+    topology::Topology,
     wait::within,
 };
 use tokio::{

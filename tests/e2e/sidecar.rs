@@ -4,8 +4,8 @@ use std::time::Duration;
 use causeway_tests::{
     curl::Curl,
     programs,
+    site::{IDENTITY_HEADER, Site},
     token_endpoint::{CLIENT_SECRET, TokenEndpoint, token_for},
-    topology::{IDENTITY_HEADER, Site},
     wait::within,
 };
 use tokio::process::Command;

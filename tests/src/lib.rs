@@ -5,12 +5,14 @@
 //! condition. When a test fails, each process that it had started prints its log.
 
 pub mod curl;
+pub mod log;
 pub mod nginx;
 pub mod pattern;
 pub mod pki;
 pub mod process;
 pub mod programs;
 pub mod recorder;
+pub mod site;
 pub mod targets;
 pub mod token_endpoint;
 pub mod tokens;

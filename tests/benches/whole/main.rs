@@ -10,8 +10,12 @@ mod processes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use causeway_tests::topology::{CLUSTER, CONNECTOR, Site, direct_way, ready, relay_way};
-use causeway_tests::{process::Process, programs};
+use causeway_tests::{
+    process::Process,
+    programs,
+    site::{CLUSTER, CONNECTOR, Site, direct_way, relay_way},
+    topology::ready,
+};
 use load::Rate;
 use processes::Usage;
 use tokio::task::JoinSet;

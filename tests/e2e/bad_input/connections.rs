@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use causeway_tests::{
     pki,
     process::Process,
-    topology::{Face, Topology},
+    site::Face,
+    topology::Topology,
     wait::{named, until, within},
 };
 use tokio::{
@@ -191,7 +192,7 @@ async fn a_truncated_frame_ends_the_tunnel_alone() {
     .await;
 }
 
-/// Many bad clients leave nothing behind: what the second and third thousand cost is what the first did.
+/// Many bad clients leave nothing behind: what the first round cost (pools, caches) is all that the next two cost.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_back_where_it_was_after_a_thousand_bad_clients() {
     within(LIMIT, async {

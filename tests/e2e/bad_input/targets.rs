@@ -1,7 +1,8 @@
 //! Where nobody may or can go.
 use causeway_tests::{
     curl::Curl,
-    topology::{CLUSTER, Face, Topology},
+    site::{CLUSTER, Face},
+    topology::Topology,
     wait::within,
 };
 use serde_json::Value;

@@ -5,7 +5,8 @@ use causeway_tests::{
     curl::{Answer, Curl},
     process::Process,
     programs,
-    topology::{CLUSTER, CONNECTOR, Connector, Face, Site, Topology, readiness, ready, relay_way},
+    site::{CLUSTER, CONNECTOR, Face, Site, relay_way},
+    topology::{Connector, Topology, readiness, ready},
     wait::within,
 };
 use serde_json::Value;
