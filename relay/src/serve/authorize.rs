@@ -3,12 +3,13 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, header};
 use identity::sas::{self, Rights};
-use proto::hybrid::{
-    TOKEN_HEADER,
-    address::{Target, segments},
-};
+use proto::hybrid::{TOKEN_HEADER, address::Target};
 
-use super::{Relay, entities::Entity, refusal::Refusal};
+use super::{
+    Relay,
+    entities::{Entity, compared},
+    refusal::Refusal,
+};
 
 /// What somebody wants to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +58,11 @@ pub(crate) fn check(
     let now = relay.clock.now();
     let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
     let rules = relay.namespace.rules(entity);
-    let path = segments(path).join("/");
+    // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
+    let path = match (entity, need) {
+        (Some(entity), Need::Listen) => entity.name.clone(),
+        _ => compared(path).join("/"),
+    };
     let verified = sas::verify(token, &rules, &relay.namespace.host, &path, now, relay.grace)?;
     if verified.expires > now + relay.max_life + relay.grace {
         return Err(Refusal::TokenLife);

@@ -67,7 +67,7 @@ impl Namespace {
 
     /// The hybrid connection that a path begins with; the longest name wins.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Entity>> {
-        let segments = segments(path);
+        let segments = compared(path);
         (1..=self.deepest.min(segments.len())).rev().find_map(|length| self.entities.get(&segments[..length]))
     }
 
@@ -80,6 +80,13 @@ impl Namespace {
     pub(crate) fn entities(&self) -> impl Iterator<Item = &Arc<Entity>> {
         self.entities.values()
     }
+}
+
+/// The segments of a path as both the choice of an entity and the check of a token see them: empty ones do not count, and
+/// an encoded slash separates. Two views would let a token for one entity open another.
+pub(crate) fn compared(path: &str) -> Vec<String> {
+    let segments = segments(path);
+    segments.iter().flat_map(|segment| segment.split('/')).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 impl Entity {
@@ -130,6 +137,19 @@ impl Keys<'_> {
                 key: key.to_owned(),
                 message: error.to_string(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::compared;
+
+    /// A token for `a/b` covers each of these, so none of them may find the hybrid connection `a`.
+    #[test]
+    fn empty_segments_and_encoded_slashes_are_seen_alike_by_choice_and_check() {
+        for path in ["a/b", "a//b", "/a/b/", "A/%2Fb", "a%2fb", "a%2F/B"] {
+            assert_eq!(compared(path), ["a", "b"], "{path}");
         }
     }
 }
