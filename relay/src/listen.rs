@@ -42,6 +42,10 @@ const DIALS: usize = 64;
 /// Rendezvous that wait for one of those dials; more are dropped, and their senders learn it by the relay's timeout.
 const DIALS_WAITING: usize = 256;
 
+/// Rendezvous that are joined at once, of all hybrid connections. Each holds two sockets: with one gateway behind it a
+/// listener carries some tunnels for each connector, and a relay that asks for more than this is not to be obeyed.
+const JOINED: usize = 4096;
+
 /// Memory for large reads of all rendezvous together.
 const BUFFER_MEMORY: usize = 256 * 1024 * 1024;
 
@@ -91,6 +95,7 @@ pub(crate) struct Held {
     permit: Permit,
     dials: Arc<Semaphore>,
     dials_waiting: Arc<Semaphore>,
+    joined: Arc<Semaphore>,
     buffers: Buffers,
     context: Context,
     metrics: ListenerMetrics,
@@ -117,6 +122,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let metrics = ListenerMetrics::register(&context.metrics);
     let dials = Arc::new(Semaphore::new(DIALS));
     let dials_waiting = Arc::new(Semaphore::new(DIALS_WAITING));
+    let joined = Arc::new(Semaphore::new(JOINED));
     let buffers = Buffers::new(BUFFER_MEMORY);
     let mut held = Vec::new();
     for (index, connection) in values.hybrid_connections.iter().enumerate() {
@@ -131,6 +137,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
             forward: connection.forward.clone(),
             dials: dials.clone(),
             dials_waiting: dials_waiting.clone(),
+            joined: joined.clone(),
             buffers: buffers.clone(),
             metrics: metrics.clone(),
             open: AtomicUsize::new(0),

@@ -24,7 +24,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
-use super::{Held, UNREACHABLE_IS_READY, rendezvous};
+use super::{
+    Held, UNREACHABLE_IS_READY,
+    rendezvous::{self, Place},
+};
 use crate::{
     farewell::Farewell,
     sender::{self, DialError, Minted, Transport},
@@ -205,13 +208,15 @@ async fn serve(
 
 async fn obey(held: &Arc<Held>, channel: &Sender, message: message::Message, relay: IpAddr) {
     match message {
-        message::Message::Accept(accept) => match waiting(held) {
-            Some(place) => {
+        message::Message::Accept(accept) => match (waiting(held), held.joined.clone().try_acquire_owned()) {
+            (Some(waiting), Ok(joined)) => {
+                let place = Place { waiting, joined };
                 held.context.shutdown.spawn(rendezvous::serve(held.clone(), accept, relay, place));
             }
-            None => {
+            (waiting, _) => {
                 held.metrics.ended("crowded");
-                warn!(relay = %held.address, "rendezvous dropped: too many dials are waiting");
+                let limit = if waiting.is_none() { "too many dials are waiting" } else { "too many are joined" };
+                warn!(relay = %held.address, limit, "rendezvous dropped");
             }
         },
         message::Message::Request(request) => match request.id {

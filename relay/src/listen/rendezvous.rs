@@ -91,6 +91,8 @@ struct Line {
     detail: String,
     bytes_up: u64,
     bytes_down: u64,
+    /// Its place among the joined.
+    _joined: OwnedSemaphorePermit,
 }
 
 impl Drop for Line {
@@ -114,8 +116,18 @@ impl Drop for Line {
     }
 }
 
+/// What one rendezvous takes of the listener's limits.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Until a dial begins.
+    pub(super) waiting: OwnedSemaphorePermit,
+    /// Until it ends.
+    pub(super) joined: OwnedSemaphorePermit,
+}
+
 /// Serves one `accept`. `relay` is where the control channel's peer is.
-pub(super) async fn serve(held: Arc<Held>, accept: Accept, relay: IpAddr, waiting: OwnedSemaphorePermit) {
+pub(super) async fn serve(held: Arc<Held>, accept: Accept, relay: IpAddr, place: Place) {
+    let Place { waiting, joined } = place;
     let mut line = Line {
         id: clean(&accept.id, SHOWN),
         remote: accept.remote_endpoint.map(|remote| format!("{}:{}", remote.address, remote.port)).unwrap_or_default(),
@@ -126,6 +138,7 @@ pub(super) async fn serve(held: Arc<Held>, accept: Accept, relay: IpAddr, waitin
         bytes_up: 0,
         bytes_down: 0,
         held: held.clone(),
+        _joined: joined,
     };
     let force = held.context.shutdown.force_token();
     let prepared = tokio::select! {
@@ -187,11 +200,12 @@ async fn target(held: &Held, accept: &Accept) -> io::Result<TcpStream> {
     transport::prepare(&stream)?;
     if held.forward.proxy_protocol {
         let target = stream.peer_addr()?;
-        // A relay that does not say where the sender is leaves us as the one who comes.
-        let sender = match accept.remote_endpoint {
-            Some(remote) => SocketAddr::new(remote.address, remote.port),
-            None => stream.local_addr()?,
-        };
+        // What a relay says may not earn the privileges of this machine: loopback, or nothing said, is an unknown source.
+        let sender = accept
+            .remote_endpoint
+            .map(|remote| SocketAddr::new(remote.address, remote.port))
+            .filter(|source| !source.ip().to_canonical().is_loopback())
+            .unwrap_or_else(|| (std::net::Ipv4Addr::UNSPECIFIED, 0).into());
         stream.write_all(&proxy_v2::header(sender, target, &accept.id)).await?;
     }
     Ok(stream)

@@ -59,7 +59,8 @@ fn class(address: IpAddr) -> Class {
                 Class::Never
             } else if address.is_unicast_link_local() {
                 Class::LinkLocal
-            } else if address.is_unique_local() || first & 0xffc0 == 0xfec0 {
+            } else if first & 0xe000 != 0x2000 || (first == 0x2001 && address.segments()[1] == 0) {
+                // Unique local, site local, other translation prefixes, and Teredo: only global unicast is public.
                 Class::Private
             } else {
                 Class::Public
