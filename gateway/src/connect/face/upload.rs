@@ -86,6 +86,8 @@ where
             match source.body.frame().await {
                 None => source.ended = true,
                 Some(Err(_)) => {
+                    // A body that broke off has no end to be sent again.
+                    source.spilled = true;
                     sender.cancel();
                     return Err(UploadError::Client);
                 }
