@@ -105,8 +105,13 @@ impl Loader {
         let bytes = bytes.ok_or_else(|| PolicyError::Missing { path: self.path.clone() })?;
         let text = str::from_utf8(bytes).map_err(|_| PolicyError::NotText { path: self.path.clone() })?;
         let file: PolicyFile = daemon::config::parse(text, &self.path).map_err(PolicyError::Parse)?;
-        let suspended = contents.get(1).and_then(Option::as_ref);
-        Ok(compile(&file)?.suspend(suspended.is_some_and(|bytes| bytes.trim_ascii() == b"true")))
+        Ok(compile(&file)?.suspend(self.is_suspended(contents)))
+    }
+
+    /// Whether the `suspended` file beside the policy says `true`.
+    fn is_suspended(&self, contents: &Snapshot) -> bool {
+        let file = contents.get(1).and_then(Option::as_ref);
+        matches!(self.source, PolicySource::File(_)) && file.is_some_and(|bytes| bytes.trim_ascii() == b"true")
     }
 }
 
@@ -157,6 +162,12 @@ async fn follow_changes(
             }
             Err(error) => {
                 tracing::error!(error = %daemon::process::explain(&error), "the changed policy cannot be used; the old one stays in force");
+                // The kill switch works beside a broken policy, too; it stays thrown until a valid one says otherwise.
+                if loader.is_suspended(&contents) && !current.is_suspended() {
+                    let suspended = Policy::clone(&current).suspend(true);
+                    announce(&current, &suspended, context.clock.now());
+                    publish.send_replace(Arc::new(suspended));
+                }
             }
         }
     }

@@ -106,6 +106,8 @@ pub struct Admitted {
     pub certificate: Option<Principal>,
     /// How it came in.
     pub way: Way,
+    /// Its place among those who have proven nothing yet.
+    pub ticket: Ticket,
 }
 
 impl std::fmt::Debug for Admitted {
@@ -131,7 +133,8 @@ impl Trusted {
     }
 }
 
-/// Takes a connection through the grammar. `ticket` counts it among the handshakes in flight until this returns.
+/// Takes a connection through the grammar. `ticket` counts it among the handshakes in flight, here and until somebody on it
+/// has proven who they are.
 ///
 /// # Errors
 /// Why the connection was refused; whatever answer was due has been sent.
@@ -164,7 +167,7 @@ pub async fn admit(
         };
         let trusted = Trusted::of(peer.ip(), header.source.map(|source| source.ip()), listen);
         let (io, way, certificate) = outer(io, trusted, tls).await?;
-        Ok(Admitted { io, peer: header.source.unwrap_or(peer), id: header.id, certificate, way })
+        Ok(Admitted { io, peer: header.source.unwrap_or(peer), id: header.id, certificate, way, ticket })
     })
     .await
     .unwrap_or(Err(Refusal::Late))?;

@@ -12,7 +12,7 @@ pub mod services;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
@@ -33,7 +33,7 @@ use self::{
     services::Services,
 };
 use super::{
-    entry::{Admitted, Io},
+    entry::{Admitted, Io, gate::Ticket},
     gateway::Gateway,
 };
 
@@ -58,13 +58,17 @@ pub(crate) struct Tunnel {
     pub(super) facts: Arc<TunnelFacts>,
     pub(super) binding: Binding,
     proven: AtomicBool,
+    /// Until then it counts among the handshakes in flight, so that idle strangers cannot take every tunnel's place.
+    ticket: Mutex<Option<Ticket>>,
     strikes: AtomicU32,
 }
 
 impl Tunnel {
     /// Somebody has proven who they are.
     fn proven(&self) {
-        self.proven.store(true, Ordering::Relaxed);
+        if !self.proven.swap(true, Ordering::Relaxed) {
+            self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        }
     }
 
     /// Somebody has failed to.
@@ -96,7 +100,7 @@ enum Phase {
 
 /// Serves a tunnel to its end.
 pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc<Services>) {
-    let Admitted { io, peer, id: forwarded_id, certificate, way } = admitted;
+    let Admitted { io, peer, id: forwarded_id, certificate, way, ticket } = admitted;
     let facts = Arc::new(TunnelFacts { id: random_id(), forwarded_id, peer, way: way.name() });
     let mut record = TunnelRecord::open(&facts, &gateway.metrics);
     let settings = Settings { max_streams: gateway.limits.streams_per_tunnel, ..Settings::default() };
@@ -108,7 +112,8 @@ pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc
     };
     let proven = AtomicBool::new(certificate.is_some());
     let binding = Binding::new(certificate);
-    let tunnel = Arc::new(Tunnel { gateway, services, facts, binding, proven, strikes: AtomicU32::new(0) });
+    let ticket = Mutex::new(if proven.load(Ordering::Relaxed) { None } else { Some(ticket) });
+    let tunnel = Arc::new(Tunnel { gateway, services, facts, binding, proven, ticket, strikes: AtomicU32::new(0) });
     let ended = serve(server, &tunnel, &mut record).await;
     record.actor = tunnel.binding.actor();
     record.ended = Some(ended);
@@ -142,18 +147,7 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
                 Phase::Open | Phase::Draining if tunnel.is_proven() => {}
                 Phase::Open | Phase::Draining => return "nobody proved who they are".to_owned(),
             },
-            call = server.next() => match call {
-                Some(Ok(Call::Forward(forward))) => {
-                    record.streams += 1;
-                    streams.spawn(forward::serve(forward, Arc::clone(tunnel)));
-                }
-                Some(Ok(Call::Other(other))) => {
-                    record.streams += 1;
-                    streams.spawn(services::serve(other, Arc::clone(tunnel)));
-                }
-                Some(Err(error)) => return format!("lost: {}", daemon::process::explain(&error)),
-                None => return "closed in good order".to_owned(),
-            },
+            // Before new calls, or a flood of them would put off what ended ones have to say.
             Some(ended) = streams.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
                     tracing::error!(tunnel = %tunnel.facts.id, "a stream's task panicked");
@@ -166,6 +160,18 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
                     phase = Phase::Forced(Instant::now() + Duration::from_millis(50));
                 }
             }
+            call = server.next() => match call {
+                Some(Ok(Call::Forward(forward))) => {
+                    record.streams += 1;
+                    streams.spawn(forward::serve(forward, Arc::clone(tunnel)));
+                }
+                Some(Ok(Call::Other(other))) => {
+                    record.streams += 1;
+                    streams.spawn(services::serve(other, Arc::clone(tunnel)));
+                }
+                Some(Err(error)) => return format!("lost: {}", daemon::process::explain(&error)),
+                None => return "closed in good order".to_owned(),
+            },
         }
     }
 }

@@ -167,6 +167,33 @@ async fn a_caller_that_gives_up_resets_the_target() {
     assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "half a file must not look whole");
 }
 
+/// A stream that is dropped in the middle, rather than failing by itself, takes another way to its end.
+#[tokio::test]
+async fn the_kill_switch_works_beside_a_broken_policy_and_resets_the_target() {
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let ended = std::sync::Mutex::new(Some(ended));
+    let target = Target::of(move |mut stream| {
+        let ended = ended.lock().unwrap().take();
+        async move {
+            let mut all = Vec::new();
+            let end = stream.read_to_end(&mut all).await;
+            let _ = ended.map(|ended| ended.send(end.map_err(|error| error.kind())));
+        }
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    sender.data(Bytes::from_static(b"half a file")).await.unwrap();
+    world.write_policy("rules: nonsense");
+    std::fs::write(world.path("suspended"), "true").unwrap();
+    assert_eq!(rest(&mut receiver).await.unwrap_err().code, Code::PolicyDenied);
+    let end = tokio::time::timeout(crate::support::PATIENCE, end).await.unwrap().unwrap();
+    assert_eq!(end, Err(std::io::ErrorKind::ConnectionReset), "half a file must not look whole");
+    let again = open(&world, &tunnel, target.address).await.unwrap_err();
+    assert_eq!(again.code, Code::PolicyDenied);
+}
+
 #[tokio::test]
 async fn http_is_not_granted_by_a_tcp_rule_nor_other_ports() {
     let target = Target::http().await;

@@ -191,12 +191,13 @@ impl Tunnel {
         external: bool,
     ) -> Result<T, Failure> {
         tokio::select! {
+            // Work that never runs out of bytes spends the task's budget at every turn, so whatever may end it is asked first.
             biased;
-            worked = work => worked,
             failure = revoked(&self.gateway, &self.binding, caller, ask, external) => Err(failure),
             () = self.gateway.context.shutdown.forced() => {
                 Err(Failure::perhaps(Code::Draining, "the gateway's grace period is over"))
             }
+            worked = work => worked,
         }
     }
 }

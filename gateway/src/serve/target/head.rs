@@ -235,7 +235,14 @@ pub fn answer(status: http::StatusCode, fields: &HeaderMap) -> Result<Head, Fail
         .flat_map(|value| value.split(','))
         .map(|name| name.trim().to_ascii_lowercase())
         .collect();
-    let kept = |name: &str| !HOP_BY_HOP.contains(&name) && !is_ours(name) && !named.iter().any(|other| other == name);
+    // A length beside a transfer coding counts for nothing and must not be passed on (RFC 9112 section 6.3).
+    let void_length = fields.contains_key(header::TRANSFER_ENCODING);
+    let kept = |name: &str| {
+        !HOP_BY_HOP.contains(&name)
+            && !is_ours(name)
+            && !(void_length && name == "content-length")
+            && !named.iter().any(|other| other == name)
+    };
     let fields = collect(fields, kept);
     let size: usize = fields.iter().map(|field| field.name.len() + field.value.len() + 8).sum();
     if size > ANSWER_HEAD_MAX {

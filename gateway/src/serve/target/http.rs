@@ -124,6 +124,10 @@ impl Exchange<'_> {
                 let mut cancelled = pin!(sender.cancelled());
                 poll_fn(|cx| {
                     link.poll_drive(cx);
+                    // Seen without the task's budget, which a flood of interim answers uses up.
+                    if flooded.load(Ordering::Relaxed) {
+                        return Poll::Ready(Event::Flooded);
+                    }
                     if let Poll::Ready(Some(interim)) = interim.poll_recv(cx) {
                         return Poll::Ready(Event::Interim(interim));
                     }
@@ -138,7 +142,8 @@ impl Exchange<'_> {
                 .await
             };
             match event {
-                Event::Interim(_) if passed >= INTERIM_MAX || flooded.load(Ordering::Relaxed) => {
+                Event::Flooded => return Err(broken("the target sends interim answers without end").into()),
+                Event::Interim(_) if passed >= INTERIM_MAX => {
                     return Err(broken("the target sends interim answers without end").into());
                 }
                 Event::Interim((status, fields)) => {
@@ -197,6 +202,7 @@ impl Exchange<'_> {
 
 /// What a wait for the answer came to.
 enum Event {
+    Flooded,
     Interim((StatusCode, HeaderMap)),
     Answer(Box<Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>),
     Cancelled,

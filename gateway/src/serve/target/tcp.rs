@@ -33,19 +33,33 @@ const READ_MAX: usize = 128 * 1024;
 /// # Errors
 /// The failure of whichever side broke first.
 pub async fn carry(
-    mut target: TcpStream,
+    target: TcpStream,
     receiver: &mut Receiver<ForwardRequest>,
     sender: &mut Sender,
     traffic: &Traffic,
 ) -> Result<(), Failure> {
-    let (read, write) = target.split();
+    let mut target = Target { stream: target, complete: false };
+    let (read, write) = target.stream.split();
     let both = async { tokio::try_join!(to_target(receiver, write, traffic), to_caller(read, sender, traffic)) };
     let ended = both.await;
-    if ended.is_err() {
-        // The target learns that this was no good end. If that fails, it learns by silence.
-        let _ = target.set_zero_linger();
-    }
+    target.complete = ended.is_ok();
     ended.map(|_| ())
+}
+
+/// The target's connection, reset unless both directions were completed: also when the stream is dropped in the middle,
+/// because its tunnel was cut or its grant revoked.
+struct Target {
+    stream: TcpStream,
+    complete: bool,
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        if !self.complete {
+            // The target learns that this was no good end. If that fails, it learns by silence.
+            let _ = self.stream.set_zero_linger();
+        }
+    }
 }
 
 async fn to_target(

@@ -188,3 +188,12 @@ proptest! {
         let _ = check(request(&method, &path, &[(&name, &value)]));
     }
 }
+
+#[test]
+fn a_length_beside_a_transfer_coding_is_not_passed_on() {
+    let mut fields = HeaderMap::new();
+    fields.insert("content-length", "3".parse().unwrap());
+    assert_eq!(answer(http::StatusCode::OK, &fields).unwrap().fields.len(), 1);
+    fields.insert("transfer-encoding", "chunked".parse().unwrap());
+    assert!(answer(http::StatusCode::OK, &fields).unwrap().fields.is_empty());
+}
