@@ -237,13 +237,11 @@ pub fn answer(status: http::StatusCode, fields: &HeaderMap) -> Result<Head, Fail
         .collect();
     // A length beside a transfer coding counts for nothing and must not be passed on (RFC 9112 section 6.3).
     let void_length = fields.contains_key(header::TRANSFER_ENCODING);
-    let kept = |name: &str| {
-        !HOP_BY_HOP.contains(&name)
-            && !is_ours(name)
-            && !(void_length && name == "content-length")
-            && !named.iter().any(|other| other == name)
+    let dropped = |name: &str| {
+        let void = void_length && name == "content-length";
+        void || is_ours(name) || HOP_BY_HOP.contains(&name) || named.iter().any(|other| other == name)
     };
-    let fields = collect(fields, kept);
+    let fields = collect(fields, |name| !dropped(name));
     let size: usize = fields.iter().map(|field| field.name.len() + field.value.len() + 8).sum();
     if size > ANSWER_HEAD_MAX {
         return Err(Failure::after_target(Code::TargetBroken, "the target's answer head is larger than 48 KiB"));
