@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Largest file that is followed. Certificates, keys, policies and key sets are kilobytes; anything above this is a
 /// mistake that must not fill memory.
@@ -114,9 +114,15 @@ impl Files {
                 Some(bytes)
             }
             Err(error) => {
+                let absent = error.kind() == io::ErrorKind::NotFound;
                 let error = error.to_string();
                 if complaint.as_ref() != Some(&error) {
-                    warn!(path = %path.display(), %error, "file cannot be read");
+                    // Some files need not be there; whoever needs one says so itself.
+                    if absent {
+                        info!(path = %path.display(), "file is absent");
+                    } else {
+                        warn!(path = %path.display(), %error, "file cannot be read");
+                    }
                     *complaint = Some(error);
                 }
                 None
