@@ -40,8 +40,11 @@ async fn each_failure_to_reach_a_target_has_its_own_answer() {
 async fn a_tcp_client_of_a_denied_target_is_closed_at_once() {
     within(LIMIT, async {
         let topology = Topology::direct().await;
-        let mut stream = TcpStream::connect(topology.connector.address(Face::DeniedTcp)).await.unwrap();
-        let end = stream.read(&mut [0; 1]).await;
+        // So early that even connecting may see it.
+        let end = match TcpStream::connect(topology.connector.address(Face::DeniedTcp)).await {
+            Ok(mut stream) => stream.read(&mut [0; 1]).await,
+            Err(error) => Err(error),
+        };
         assert!(!matches!(end, Ok(1..)), "{end:?}");
         let connector = topology.connector.process.log();
         let ours = connector.entry("the refusal", 0, |entry| entry.stream("tcp").is_some()).await;
