@@ -144,8 +144,8 @@ async fn a_target_that_resets_is_not_a_good_end() {
     assert_eq!(rest(&mut receiver).await.unwrap_err().code, Code::TargetBroken);
 }
 
-#[tokio::test]
-async fn a_caller_that_gives_up_resets_the_target() {
+/// A target that reads to the end, and how its reading ended.
+async fn reading_to_the_end() -> (Target, tokio::sync::oneshot::Receiver<Result<usize, std::io::ErrorKind>>) {
     let (ended, end) = tokio::sync::oneshot::channel();
     let ended = std::sync::Mutex::new(Some(ended));
     let target = Target::of(move |mut stream| {
@@ -157,6 +157,12 @@ async fn a_caller_that_gives_up_resets_the_target() {
         }
     })
     .await;
+    (target, end)
+}
+
+#[tokio::test]
+async fn a_caller_that_gives_up_resets_the_target() {
+    let (target, end) = reading_to_the_end().await;
     let world = world(target.address).await;
     let tunnel = world.held().await;
     let (mut sender, receiver) = open(&world, &tunnel, target.address).await.unwrap();
@@ -170,17 +176,7 @@ async fn a_caller_that_gives_up_resets_the_target() {
 /// A stream that is dropped in the middle, rather than failing by itself, takes another way to its end.
 #[tokio::test]
 async fn the_kill_switch_works_beside_a_broken_policy_and_resets_the_target() {
-    let (ended, end) = tokio::sync::oneshot::channel();
-    let ended = std::sync::Mutex::new(Some(ended));
-    let target = Target::of(move |mut stream| {
-        let ended = ended.lock().unwrap().take();
-        async move {
-            let mut all = Vec::new();
-            let end = stream.read_to_end(&mut all).await;
-            let _ = ended.map(|ended| ended.send(end.map_err(|error| error.kind())));
-        }
-    })
-    .await;
+    let (target, end) = reading_to_the_end().await;
     let world = world(target.address).await;
     let tunnel = world.held().await;
     let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
