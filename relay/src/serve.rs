@@ -24,6 +24,7 @@ mod upgrade;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwap;
 use daemon::{
     clock::SharedClock,
     config::{ConfigError, Loaded},
@@ -79,7 +80,8 @@ impl StartFailure for StartError {
 /// What all connections of one relay share.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    namespace: Namespace,
+    /// Replaced as a whole on reload; whoever holds an older one goes on with it.
+    namespace: ArcSwap<Namespace>,
     table: Table,
     /// Senders that wait for listeners, of all entities.
     waiting: Share,
@@ -92,13 +94,20 @@ pub(crate) struct Relay {
     metrics: RelayMetrics,
 }
 
+impl Relay {
+    /// What is served now.
+    pub(crate) fn namespace(&self) -> Arc<Namespace> {
+        self.namespace.load_full()
+    }
+}
+
 /// Starts a relay; its tasks belong to `context.shutdown`.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let guard = context.readiness.guard("relay");
     let Loaded { values, base, path } = config;
     let metrics = RelayMetrics::register(&context.metrics);
     let relay = Arc::new(Relay {
-        namespace: Namespace::open(&values, &base, &path, &metrics)?,
+        namespace: ArcSwap::from_pointee(Namespace::open(&values, &base, &path, &metrics)?),
         table: Table::default(),
         waiting: Share::new(values.limits.rendezvous),
         buffers: Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX)),
@@ -136,8 +145,8 @@ fn show(context: &Context, relay: &Arc<Relay>) {
     let relay = Arc::downgrade(relay);
     context.status.section("relay", move || {
         let Some(relay) = relay.upgrade() else { return serde_json::Value::Null };
-        let entities: serde_json::Map<String, serde_json::Value> = relay
-            .namespace
+        let namespace = relay.namespace();
+        let entities: serde_json::Map<String, serde_json::Value> = namespace
             .entities()
             .map(|entity| {
                 let listeners: Vec<_> = entity
@@ -151,7 +160,7 @@ fn show(context: &Context, relay: &Arc<Relay>) {
             })
             .collect();
         serde_json::json!({
-            "namespace": relay.namespace.host,
+            "namespace": namespace.host,
             "waiting_senders": relay.table.len(),
             "entities": entities,
         })

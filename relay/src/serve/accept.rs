@@ -53,6 +53,6 @@ pub(crate) fn accept(
 
 fn redeem(visitor: &Visitor, asked: &Asked) -> Option<Taken> {
     let secret = asked.target.secret()?;
-    let entity = visitor.relay.namespace.find(asked.target.path())?;
+    let entity = visitor.relay.namespace().find(asked.target.path()).cloned()?;
     visitor.relay.table.take(secret, &entity.name, asked.target.id()?)
 }

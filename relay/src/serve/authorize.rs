@@ -29,6 +29,15 @@ impl Need {
     }
 }
 
+/// What a token was good for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Grant {
+    /// When the token ends.
+    pub(crate) expires: SystemTime,
+    /// Who holds it: the name of the rule.
+    pub(crate) holder: String,
+}
+
 /// A token and what carried it.
 #[derive(Debug)]
 pub(crate) struct Carried<'a> {
@@ -48,27 +57,28 @@ pub(crate) fn carried<'a>(target: &'a Target, headers: &'a HeaderMap) -> Option<
 
 /// Checks a token for `path`. The answer does not tell whether an entity exists: without one only the namespace's rules
 /// can verify a token, and every other token fails in the same way as a wrong one for an entity that is there.
-pub(crate) fn check(
+pub(crate) async fn check(
     relay: &Relay,
     entity: Option<&Entity>,
     path: &str,
     token: Option<&str>,
     need: Need,
-) -> Result<SystemTime, Refusal> {
+) -> Result<Grant, Refusal> {
     let now = relay.clock.now();
+    let namespace = relay.namespace();
     let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
-    let rules = relay.namespace.rules(entity);
+    let rules = namespace.rules(entity);
     // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
     let path = match (entity, need) {
         (Some(entity), Need::Listen) => entity.name.clone(),
         _ => compared(path).join("/"),
     };
-    let verified = sas::verify(token, &rules, &relay.namespace.host, &path, now, relay.grace)?;
+    let verified = sas::verify(token, &rules, &namespace.host, &path, now, relay.grace)?;
     if verified.expires > now + relay.max_life + relay.grace {
         return Err(Refusal::TokenLife);
     }
     if !need.is_met(verified.rights) {
         return Err(Refusal::RightMissing);
     }
-    Ok(verified.expires)
+    Ok(Grant { expires: verified.expires, holder: verified.rule })
 }

@@ -53,7 +53,7 @@ pub(crate) async fn connect(
     let relay = &visitor.relay;
     let own = hyper::upgrade::on(&mut asked.request);
     let met = async {
-        let entity = admit(relay, &asked)?;
+        let entity = admit(relay, &asked).await?;
         visitor.proven();
         let place = entity.senders.take().ok_or(Refusal::TooManySenders)?;
         let chosen = meet(visitor, &entity, &asked).await?;
@@ -79,16 +79,16 @@ pub(crate) async fn connect(
 }
 
 /// The token before the entity.
-fn admit(relay: &Relay, asked: &Asked) -> Result<Arc<Entity>, Refusal> {
+async fn admit(relay: &Relay, asked: &Asked) -> Result<Arc<Entity>, Refusal> {
     if relay.shutdown.is_draining() {
         return Err(Refusal::Draining);
     }
-    let entity = relay.namespace.find(asked.target.path());
-    if !entity.is_some_and(|entity| entity.anonymous_senders) {
+    let entity = relay.namespace().find(asked.target.path()).cloned();
+    if !entity.as_ref().is_some_and(|entity| entity.anonymous_senders) {
         let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
-        check(relay, entity.map(|entity| &**entity), asked.target.path(), token, Need::Send)?;
+        check(relay, entity.as_deref(), asked.target.path(), token, Need::Send).await?;
     }
-    entity.cloned().ok_or(Refusal::EntityUnknown)
+    entity.ok_or(Refusal::EntityUnknown)
 }
 
 /// Finds a listener that takes this sender.

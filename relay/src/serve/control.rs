@@ -2,10 +2,7 @@
 //!
 //! The loop of an idle channel is a small task of its own that remembers nothing of the handshake; ten thousand of them
 //! are what a large relay mostly consists of.
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, uri::Authority};
@@ -24,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Relay,
     access::Line,
-    authorize::{Need, carried, check},
+    authorize::{Grant, Need, carried, check},
     door::Visitor,
     entities::Entity,
     listeners::{Base, Listener, Place},
@@ -42,21 +39,21 @@ const MESSAGE_MAX: usize = BODY_MAX;
 const PING: Duration = Duration::from_secs(25);
 
 /// Handles a listen handshake.
-pub(crate) fn listen(
+pub(crate) async fn listen(
     visitor: &Arc<Visitor>,
     mut asked: Asked,
     accept: HeaderValue,
     mut line: Box<Line>,
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
-    let admitted = || {
-        let (entity, expires) = admit(relay, &asked)?;
+    let admitted = async {
+        let (entity, grant) = admit(relay, &asked).await?;
         let base = base(visitor.tls, asked.request.headers())?;
         // 404 is never said to a listener for a transient reason: .NET's would stop for good.
         let place = entity.listeners.reserve().ok_or(Refusal::TooManyListeners)?;
-        Ok::<_, Refusal>((entity, expires, base, place))
+        Ok::<_, Refusal>((entity, grant, base, place))
     };
-    let (entity, expires, base, place) = match admitted() {
+    let (entity, grant, base, place) = match admitted.await {
         Ok(admitted) => admitted,
         Err(refusal) => return Err((refusal.into(), line)),
     };
@@ -70,7 +67,7 @@ pub(crate) fn listen(
         entity,
         path: asked.target.path().to_owned(),
         id: asked.id,
-        expires,
+        grant,
         place,
         line,
     };
@@ -87,14 +84,14 @@ pub(crate) fn listen(
     Ok(handshake::switching(accept, None))
 }
 
-fn admit(relay: &Relay, asked: &Asked) -> Result<(Arc<Entity>, SystemTime), Refusal> {
+async fn admit(relay: &Relay, asked: &Asked) -> Result<(Arc<Entity>, Grant), Refusal> {
     if relay.shutdown.is_draining() {
         return Err(Refusal::Draining);
     }
-    let entity = relay.namespace.find(asked.target.path());
+    let entity = relay.namespace().find(asked.target.path()).cloned();
     let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
-    let expires = check(relay, entity.map(|entity| &**entity), asked.target.path(), token, Need::Listen)?;
-    Ok((entity.cloned().ok_or(Refusal::EntityUnknown)?, expires))
+    let grant = check(relay, entity.as_deref(), asked.target.path(), token, Need::Listen).await?;
+    Ok((entity.ok_or(Refusal::EntityUnknown)?, grant))
 }
 
 /// How the listener named us, checked: it becomes part of addresses.
@@ -116,7 +113,7 @@ struct Channel {
     /// As the listener wrote it: what a renewed token is checked against.
     path: String,
     id: String,
-    expires: SystemTime,
+    grant: Grant,
     place: Place,
     line: Box<Line>,
 }
@@ -168,7 +165,8 @@ impl Channel {
         // One response body may be on its way; it belongs to nobody here, since no request was ever sent.
         let mut body_announced = false;
         loop {
-            let left = (self.expires + self.relay.grace).duration_since(self.relay.clock.now()).unwrap_or_default();
+            let left =
+                (self.grant.expires + self.relay.grace).duration_since(self.relay.clock.now()).unwrap_or_default();
             let message = tokio::select! {
                 biased;
                 () = force.cancelled() => return Ending { name: "forced", fault: "relay", farewell: Farewell::Nothing },
@@ -191,7 +189,7 @@ impl Channel {
                 }
                 Ok(Message::Text(text)) => match message::Message::read(&text) {
                     Ok(message::Message::RenewToken(renew)) => {
-                        if let Err(refusal) = self.renew(&renew.token) {
+                        if let Err(refusal) = self.renew(&renew.token).await {
                             self.relay.metrics.refused(refusal);
                             return self.ending(refusal.name(), "listener", 1008, refusal.text());
                         }
@@ -207,8 +205,8 @@ impl Channel {
         }
     }
 
-    fn renew(&mut self, token: &str) -> Result<(), Refusal> {
-        self.expires = check(&self.relay, Some(&self.entity), &self.path, Some(token), Need::Listen)?;
+    async fn renew(&mut self, token: &str) -> Result<(), Refusal> {
+        self.grant = check(&self.relay, Some(&self.entity), &self.path, Some(token), Need::Listen).await?;
         tracing::debug!(entity = self.entity.name, listener = self.id, "listener renewed its token");
         Ok(())
     }

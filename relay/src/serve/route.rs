@@ -86,8 +86,8 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
         }
     };
     visitor.proven();
-    let tracking =
-        Tracking { id: &id, namespace: &visitor.relay.namespace.host, path: &path, at: visitor.relay.clock.now() };
+    let namespace = visitor.relay.namespace();
+    let tracking = Tracking { id: &id, namespace: &namespace.host, path: &path, at: visitor.relay.clock.now() };
     let response = match denied {
         Denied::By(refusal) => {
             visitor.relay.metrics.refused(refusal);
@@ -131,7 +131,7 @@ async fn dispatch(
         Action::Accept | Action::Request => "rendezvous",
     };
     match asked.target.action() {
-        Action::Listen => control::listen(visitor, asked, accept, line),
+        Action::Listen => control::listen(visitor, asked, accept, line).await,
         Action::Connect => connect::connect(visitor, asked, accept, line).await,
         // No address for a `request` is ever given out, so none is known.
         Action::Accept | Action::Request => accept::accept(visitor, asked, accept, line),
