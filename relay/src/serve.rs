@@ -85,6 +85,7 @@ pub(crate) struct Relay {
     table: Table,
     /// Senders that wait for listeners, of all entities.
     waiting: Share,
+    /// Memory for bytes in flight; each entity has a share.
     buffers: Buffers,
     max_life: Duration,
     grace: Duration,
@@ -106,11 +107,12 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let guard = context.readiness.guard("relay");
     let Loaded { values, base, path } = config;
     let metrics = RelayMetrics::register(&context.metrics);
+    let buffers = Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX));
     let relay = Arc::new(Relay {
-        namespace: ArcSwap::from_pointee(Namespace::open(&values, &base, &path, &metrics)?),
+        namespace: ArcSwap::from_pointee(Namespace::open(&values, &base, &path, &metrics, &buffers)?),
         table: Table::default(),
         waiting: Share::new(values.limits.rendezvous),
-        buffers: Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX)),
+        buffers,
         max_life: values.tokens.max_life.0,
         grace: values.tokens.grace.0,
         accept_timeout: values.limits.accept_timeout.0,
@@ -162,6 +164,7 @@ fn show(context: &Context, relay: &Arc<Relay>) {
         serde_json::json!({
             "namespace": namespace.host,
             "waiting_senders": relay.table.len(),
+            "buffer_memory": relay.buffers.used(),
             "entities": entities,
         })
     });

@@ -12,6 +12,7 @@
 //! Ends: when both directions were closed, the splice is complete. A connection that dies without Close, or breaks the
 //! protocol, ends the other abruptly as well, without a Close frame and on plain TCP by a reset: a Close or FIN would
 //! make data that was cut short look whole.
+mod buffers;
 mod leg;
 mod outbox;
 mod pace;
@@ -30,8 +31,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
+    buffers::{Buffers, Lease},
     leg::{Framing, Leg},
-    outbox::Buffers,
     pace::Pace,
 };
 

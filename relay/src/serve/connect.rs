@@ -60,7 +60,7 @@ pub(crate) async fn connect(
         // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
         let (io, ahead) = taken_over(chosen.upgrade).await.ok_or(Refusal::ListenerLost)?;
         let framing = Framing::WebSocket(Role::Server);
-        let leg = Leg::new(io, framing, ahead, relay.buffers.clone());
+        let leg = Leg::new(io, framing, ahead, entity.buffers.clone());
         Ok::<_, Denied>((entity, place, leg, chosen.listener, chosen.protocol, chosen.remote))
     };
     let (entity, place, leg, listener, protocol, remote) = match met.await {
@@ -211,7 +211,7 @@ async fn join(joined: Joined, own: OnUpgrade, mut line: Box<Line>, place: Place)
         return;
     };
     let Joined { relay, entity, listener, noticed } = joined;
-    let sender = Leg::new(io, Framing::WebSocket(Role::Server), ahead, relay.buffers.clone());
+    let sender = Leg::new(io, Framing::WebSocket(Role::Server), ahead, entity.buffers.clone());
     let mut splice = Splice::new(sender, listener);
     if let Some(pace) = &entity.pace {
         splice = splice.paced(pace);

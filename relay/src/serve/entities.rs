@@ -15,7 +15,7 @@ use super::{
     metrics::{EntityMetrics, RelayMetrics},
     share::Share,
 };
-use crate::splice::Pace;
+use crate::splice::{Buffers, Pace};
 
 /// What one relay serves.
 #[derive(Debug)]
@@ -44,18 +44,26 @@ pub(crate) struct Entity {
     pub(crate) waiting: Share,
     /// Shared rate, if limited.
     pub(crate) pace: Option<Pace>,
+    /// Its share of the memory for bytes in flight.
+    pub(crate) buffers: Buffers,
     /// Its counters.
     pub(crate) metrics: EntityMetrics,
 }
 
 impl Namespace {
     /// Reads keys; weak ones are refused.
-    pub(crate) fn open(config: &Config, base: &Path, path: &Path, metrics: &RelayMetrics) -> Result<Self, ConfigError> {
+    pub(crate) fn open(
+        config: &Config,
+        base: &Path,
+        path: &Path,
+        metrics: &RelayMetrics,
+        buffers: &Buffers,
+    ) -> Result<Self, ConfigError> {
         let keys = Keys { base, path };
         let rules = keys.rules("rules", &config.rules)?;
         let mut entities = HashMap::new();
         for (name, entity) in &config.entities {
-            let opened = Entity::open(name, entity, config, &keys, metrics)?;
+            let opened = Entity::open(name, entity, config, &keys, metrics, buffers)?;
             if entities.insert(segments(name), Arc::new(opened)).is_some() {
                 let message = "is there twice: names are compared without regard to case".to_owned();
                 return Err(ConfigError::Invalid { path: path.to_owned(), key: format!("entities.{name}"), message });
@@ -96,6 +104,7 @@ impl Entity {
         config: &Config,
         keys: &Keys<'_>,
         metrics: &RelayMetrics,
+        buffers: &Buffers,
     ) -> Result<Self, ConfigError> {
         let metrics = metrics.entity(name);
         Ok(Self {
@@ -107,6 +116,7 @@ impl Entity {
             // One hybrid connection may not keep the others from meeting.
             waiting: Share::new((config.limits.rendezvous / 4).max(1)),
             pace: entity.limits.bytes_per_second.map(|rate| Pace::new(rate.0)),
+            buffers: buffers.share(),
             metrics,
         })
     }

@@ -13,7 +13,10 @@ use proto::ws::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::outbox::{Buffers, Lease, Outbox};
+use super::{
+    buffers::{Buffers, Lease},
+    outbox::Outbox,
+};
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

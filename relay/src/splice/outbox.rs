@@ -1,15 +1,8 @@
-//! Bytes that wait to be written, gathered into few large writes, and the shared budget of buffer memory.
+//! Bytes that wait to be written, gathered into few large writes.
 //!
 //! Large payloads are queued as they are; headers and small payloads are copied together. A splice refills an outbox only
 //! when it is empty, so it never holds more than one read of the other side and the headers for it.
-use std::{
-    collections::VecDeque,
-    io::IoSlice,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, BytesMut};
 
@@ -94,41 +87,6 @@ impl Buf for Outbox {
     }
 }
 
-/// Memory that all splices of a process may use for large reads. Beyond it they go on with small ones: slower, never
-/// refused.
-#[derive(Debug, Clone)]
-pub struct Buffers {
-    left: Arc<AtomicUsize>,
-}
-
-impl Buffers {
-    /// A budget in bytes.
-    pub fn new(bytes: usize) -> Self {
-        Self { left: Arc::new(AtomicUsize::new(bytes)) }
-    }
-
-    /// Takes `bytes` of the budget, if they are left.
-    pub(crate) fn lease(&self, bytes: usize) -> Option<Lease> {
-        self.left
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes))
-            .ok()
-            .map(|_| Lease { left: self.left.clone(), bytes })
-    }
-}
-
-/// A part of the budget, given back on drop.
-#[derive(Debug)]
-pub(crate) struct Lease {
-    left: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.left.fetch_add(self.bytes, Ordering::Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,14 +126,5 @@ mod tests {
         let at = payload.as_ptr();
         outbox.push(b"h", payload);
         assert_eq!(outbox.queue[1].as_ptr(), at);
-    }
-
-    #[test]
-    fn the_budget_is_given_back() {
-        let buffers = Buffers::new(100);
-        let lease = buffers.lease(80).unwrap();
-        assert!(buffers.lease(30).is_none());
-        drop(lease);
-        assert!(buffers.lease(100).is_some());
     }
 }
