@@ -41,11 +41,21 @@ impl fmt::Debug for Headers {
     }
 }
 
+/// Several fields of one name become an array, which SDKs do not understand: [`Headers::join`] avoids it.
 impl Serialize for Headers {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (name, value) in &self.0 {
-            map.serialize_entry(name, value)?;
+        let mut map = serializer.serialize_map(None)?;
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            let same = |(other, _): &&(String, String)| other.eq_ignore_ascii_case(name);
+            if self.0[..at].iter().any(|field| same(&field)) {
+                continue;
+            }
+            if self.0[at + 1..].iter().any(|field| same(&field)) {
+                let values: Vec<&str> = self.0[at..].iter().filter(same).map(|(_, value)| value.as_str()).collect();
+                map.serialize_entry(name, &values)?;
+            } else {
+                map.serialize_entry(name, value)?;
+            }
         }
         map.end()
     }

@@ -123,6 +123,13 @@ fn deep_nesting_is_an_error_and_not_a_stack_overflow() {
 }
 
 #[test]
+fn several_fields_of_one_name_are_written_as_an_array_at_the_first_ones_place() {
+    let fields = headers(&[("Set-Cookie", "a=1"), ("B", "b"), ("set-cookie", "c=2, d")]);
+    let text = serde_json::to_string(&fields).unwrap();
+    assert_eq!(text, r#"{"Set-Cookie":["a=1","c=2, d"],"B":"b"}"#);
+}
+
+#[test]
 fn fields_of_one_name_are_joined() {
     let mut fields = Headers::default();
     for (name, value) in [("X-A", "1"), ("x-a", "2"), ("Cookie", "a=1"), ("Cookie", "b=2")] {
