@@ -70,6 +70,8 @@ pub struct Upgraded<IO> {
     pub read_ahead: BytesMut,
     /// The subprotocol the server chose.
     pub protocol: Option<String>,
+    /// The head of the answer.
+    pub headers: HeaderMap,
 }
 
 /// Upgrades a connected stream. `uri` gives Host and path; `headers` are added (credentials must be marked sensitive);
@@ -108,8 +110,9 @@ where
     if open {
         poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
     }
+    let headers = response.into_parts().0.headers;
     let parts = connection.into_parts();
-    Ok(Upgraded { io: parts.io.into_inner(), read_ahead: BytesMut::from(parts.read_buf), protocol })
+    Ok(Upgraded { io: parts.io.into_inner(), read_ahead: BytesMut::from(parts.read_buf), protocol, headers })
 }
 
 /// Sixteen random bytes, so that no cache or proxy can have the answer ready (section 4.1).
