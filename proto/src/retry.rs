@@ -1,12 +1,8 @@
-//! When to try again: exponential intervals with full jitter, a peer's hint obeyed within bounds, and a reset that
-//! only a healthy spell earns.
+//! When to try again: growing intervals with full jitter, a peer's hint obeyed within bounds, and a reset that only a
+//! healthy spell earns.
 //!
-//! There is no clock here: the caller sleeps, and says how long a connection lived. The intervals come from the
-//! `backoff` crate, used as a generator only and kept out of sight, so that it can be replaced in this file; jitter, hint
-//! and reset are ours.
+//! There is no clock here: the caller sleeps, and says how long a connection lived.
 use std::{fmt, time::Duration};
-
-use backoff::{ExponentialBackoff, ExponentialBackoffBuilder, backoff::Backoff};
 
 #[cfg(test)]
 mod tests;
@@ -14,12 +10,8 @@ mod tests;
 /// How to climb.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
-    /// Upper end of the first interval.
-    pub first: Duration,
-    /// Growth per step.
-    pub factor: f64,
-    /// Upper end of every later interval.
-    pub cap: Duration,
+    /// Upper end of each interval in turn; the last one holds for all that follow.
+    pub steps: &'static [Duration],
     /// Most of a peer's hint that is obeyed: a mistaken `Retry-After` must not take a site down for a day.
     pub hint_max: Duration,
     /// A connection that lived this long was healthy; the next failure starts at `first` again. A shorter one was a
@@ -30,19 +22,30 @@ pub struct Policy {
 /// Tunnels: somebody's request may be waiting, so the first attempt comes at once and the cap stays within the patience
 /// of a person at a screen. Half a minute of life is three liveness periods.
 pub const TUNNEL: Policy = Policy {
-    first: Duration::from_millis(250),
-    factor: 2.0,
-    cap: Duration::from_secs(15),
+    steps: &[
+        Duration::from_millis(250),
+        Duration::from_millis(500),
+        Duration::from_secs(1),
+        Duration::from_secs(2),
+        Duration::from_secs(4),
+        Duration::from_secs(8),
+        Duration::from_secs(15),
+    ],
     hint_max: Duration::from_secs(120),
     healthy: Duration::from_secs(30),
 };
 
-/// Listeners: after a relay restarts, every cluster comes back at once, hence a longer ladder that spreads a thousand of
-/// them over half a minute. A minute of life outlasts a relay that accepts and then closes.
+/// Listeners: the steps of Microsoft's SDKs. A single broken connection is back at once; after a relay restarts, the later
+/// ones spread a thousand clusters over half a minute. A minute of life outlasts a relay that accepts and then closes.
 pub const LISTENER: Policy = Policy {
-    first: Duration::from_millis(500),
-    factor: 2.0,
-    cap: Duration::from_secs(30),
+    steps: &[
+        Duration::ZERO,
+        Duration::from_secs(1),
+        Duration::from_secs(2),
+        Duration::from_secs(5),
+        Duration::from_secs(10),
+        Duration::from_secs(30),
+    ],
     hint_max: Duration::from_secs(300),
     healthy: Duration::from_secs(60),
 };
@@ -53,7 +56,8 @@ type Random = Box<dyn FnMut() -> f64 + Send>;
 /// One connection's place on the way up.
 pub struct Ladder {
     policy: Policy,
-    steps: ExponentialBackoff,
+    /// Index of the next step.
+    at: usize,
     random: Random,
 }
 
@@ -65,29 +69,27 @@ impl Ladder {
 
     /// The same with jitter from `random`, which draws from 0 (included) to 1 (excluded).
     pub fn with_random(policy: Policy, random: impl FnMut() -> f64 + Send + 'static) -> Self {
-        let steps = ExponentialBackoffBuilder::new()
-            .with_initial_interval(policy.first)
-            .with_multiplier(policy.factor)
-            .with_max_interval(policy.cap)
-            .with_randomization_factor(0.0)
-            .with_max_elapsed_time(None)
-            .build();
-        Self { policy, steps, random: Box::new(random) }
+        Self { policy, at: 0, random: Box::new(random) }
     }
 
     /// How long to wait before the next attempt: a random part of this step's interval, on top of the peer's `hint`
     /// where it gave one, because everybody else was given the same. The next step is higher.
     pub fn next_wait(&mut self, hint: Option<Duration>) -> Duration {
-        // Without a limit on elapsed time the generator never ends; the cap stands in for an answer it cannot give.
-        let interval = self.steps.next_backoff().unwrap_or(self.policy.cap).min(self.policy.cap);
+        let interval = self.interval();
+        self.at = self.at.saturating_add(1);
         let part = (self.random)().clamp(0.0, 1.0);
         hint.unwrap_or_default().min(self.policy.hint_max) + interval.mul_f64(part)
+    }
+
+    /// Upper end of the next interval. Without steps there is no pause.
+    fn interval(&self) -> Duration {
+        self.policy.steps.get(self.at).or(self.policy.steps.last()).copied().unwrap_or_default()
     }
 
     /// A connection was made and ended after `lived`. Back to the foot if that was a healthy spell.
     pub fn ended(&mut self, lived: Duration) {
         if lived >= self.policy.healthy {
-            self.steps.reset();
+            self.at = 0;
         }
     }
 }
@@ -96,7 +98,7 @@ impl fmt::Debug for Ladder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ladder")
             .field("policy", &self.policy)
-            .field("next_interval", &self.steps.current_interval)
+            .field("next_interval", &self.interval())
             .finish_non_exhaustive()
     }
 }

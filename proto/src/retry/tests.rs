@@ -2,9 +2,13 @@
 use super::*;
 
 const POLICY: Policy = Policy {
-    first: Duration::from_secs(1),
-    factor: 2.0,
-    cap: Duration::from_secs(10),
+    steps: &[
+        Duration::from_secs(1),
+        Duration::from_secs(2),
+        Duration::from_secs(4),
+        Duration::from_secs(8),
+        Duration::from_secs(10),
+    ],
     hint_max: Duration::from_secs(60),
     healthy: Duration::from_secs(30),
 };
@@ -19,8 +23,14 @@ fn waits(ladder: &mut Ladder, count: usize) -> Vec<f64> {
 }
 
 #[test]
-fn intervals_double_up_to_the_cap() {
+fn intervals_grow_step_by_step_and_stay_at_the_last() {
     assert_eq!(waits(&mut ladder(1.0), 6), [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
+}
+
+#[test]
+fn a_listener_climbs_as_the_sdks_do() {
+    let mut ladder = Ladder::with_random(LISTENER, || 1.0);
+    assert_eq!(waits(&mut ladder, 8), [0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0, 30.0]);
 }
 
 #[test]
@@ -83,7 +93,7 @@ fn system_jitter_stays_in_range() {
     for policy in [TUNNEL, LISTENER] {
         let mut ladder = Ladder::new(policy);
         for _ in 0..1000 {
-            assert!(ladder.next_wait(None) <= policy.cap);
+            assert!(ladder.next_wait(None) <= *policy.steps.last().unwrap());
         }
     }
 }
