@@ -1,8 +1,9 @@
-//! The admin port: `/livez`, `/readyz` with named guards, `/statusz`, `/metrics`. Read-only; `Host` is checked;
+//! The admin port: `/livez`, `/readyz` with named guards, `/statusz`, `/metrics`, `/events`. Read-only; `Host` is checked;
 //! health may bind any address, the rest answers only on loopback (SD-16).
 //!
 //! It must stay usable when everything else is in trouble and harmless when somebody pokes at it: no request body is
-//! read, one request per connection, a deadline for the whole of it, a bounded number at a time.
+//! read, one request per connection, a deadline for the whole of it, a bounded number at a time. Followers of `/events`
+//! alone may stay, a few of them, for as long as they read.
 use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -19,12 +20,15 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use self::events::Patience;
 use crate::{metrics::Metrics, shutdown::Shutdown};
 
 mod answer;
+pub mod events;
 mod readiness;
 mod status;
 
+pub use events::Events;
 pub use readiness::{Guard, Readiness};
 pub use status::StatusBoard;
 
@@ -34,7 +38,8 @@ const CONNECTIONS_MAX: usize = 32;
 /// Within this a peer must have sent its request head.
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Within this a whole connection must be over, so that 32 idle peers cannot lock out a probe for longer.
+/// Within this a whole connection must be over, so that 32 idle peers cannot lock out a probe for longer; but for those
+/// that follow events.
 const CONNECTION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Largest request head; the smallest that the HTTP library allows.
@@ -88,8 +93,15 @@ impl Admin {
 
     /// Serves until shutdown has ended; owned and awaited by the caller, and never spawned on `shutdown` itself, which
     /// would wait for it. While draining, `/readyz` answers 503 and the rest goes on.
-    pub async fn serve(self, readiness: Readiness, metrics: Metrics, status: Status, shutdown: Shutdown) {
-        let view = Arc::new(answer::View { address: self.address, readiness, metrics, status, shutdown });
+    pub async fn serve(
+        self,
+        readiness: Readiness,
+        metrics: Metrics,
+        status: Status,
+        events: Events,
+        shutdown: Shutdown,
+    ) {
+        let view = Arc::new(answer::View { address: self.address, readiness, metrics, status, events, shutdown });
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let mut connections = JoinSet::new();
         loop {
@@ -127,6 +139,8 @@ async fn accept(
 }
 
 async fn connection(stream: TcpStream, view: Arc<answer::View>) {
+    let patience = Patience::new(CONNECTION_DEADLINE);
+    let lasting = patience.clone();
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_DEADLINE)
@@ -135,14 +149,15 @@ async fn connection(stream: TcpStream, view: Arc<answer::View>) {
         .serve_connection(
             TokioIo::new(stream),
             service_fn(move |request| {
-                let answer = view.answer(&request);
+                let answer = view.answer(&request, &lasting);
                 async move { Ok::<_, std::convert::Infallible>(answer) }
             }),
         );
-    match tokio::time::timeout(CONNECTION_DEADLINE, served).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "admin connection broke"),
-        Err(_) => debug!("admin connection took too long"),
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            debug!(%error, "admin connection broke");
+        },
+        () = patience.run_out() => debug!("admin connection took too long"),
     }
 }
 

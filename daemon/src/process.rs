@@ -10,7 +10,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use tracing::{error, info, warn};
 
 use crate::{
-    admin::{self, Readiness, StatusBoard},
+    admin::{self, Events, Readiness, StatusBoard},
     clock::{SharedClock, SystemClock},
     config::{self, ConfigError, EXIT_BAD_CONFIG, Loaded, Overrides, Span, Validate},
     log,
@@ -39,6 +39,8 @@ pub struct Context {
     pub readiness: Readiness,
     /// What `/statusz` shows.
     pub status: StatusBoard,
+    /// What `/events` tells.
+    pub events: Events,
 }
 
 impl Context {
@@ -50,6 +52,7 @@ impl Context {
             metrics: Metrics::new(prefix),
             readiness: Readiness::default(),
             status: StatusBoard::default(),
+            events: Events::new(),
         }
     }
 }

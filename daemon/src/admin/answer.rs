@@ -6,9 +6,12 @@ use std::{
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header, uri::Authority};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 
-use super::{Readiness, Status};
+use super::{
+    Readiness, Status,
+    events::{Events, FOLLOWERS_MAX, Follower, Patience},
+};
 use crate::{
     metrics::{self, Metrics},
     shutdown::Shutdown,
@@ -16,6 +19,15 @@ use crate::{
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
+
+/// Names the last event that a follower has seen.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// A text that is there already, or events as they come.
+pub(super) type Body = Either<Full<Bytes>, Follower>;
+
+type Answer = (StatusCode, &'static str, Body);
 
 /// Everything an answer is made of.
 pub(super) struct View {
@@ -23,14 +35,15 @@ pub(super) struct View {
     pub(super) readiness: Readiness,
     pub(super) metrics: Metrics,
     pub(super) status: Status,
+    pub(super) events: Events,
     pub(super) shutdown: Shutdown,
 }
 
 impl View {
     /// Looks at the head alone; a body is never read.
-    pub(super) fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        let (status, kind, body) = self.decide(request);
-        let mut response = Response::new(Full::new(Bytes::from(body)));
+    pub(super) fn answer<B>(&self, request: &Request<B>, patience: &Patience) -> Response<Body> {
+        let (status, kind, body) = self.decide(request, patience);
+        let mut response = Response::new(body);
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
@@ -44,7 +57,7 @@ impl View {
         response
     }
 
-    fn decide<B>(&self, request: &Request<B>) -> (StatusCode, &'static str, String) {
+    fn decide<B>(&self, request: &Request<B>, patience: &Patience) -> Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD: this port changes nothing\n");
         }
@@ -59,16 +72,32 @@ impl View {
                 Some(Ok((kind, name))) => self.ready_one(kind, name),
                 Some(Err(_)) => text(StatusCode::NOT_FOUND, "only ?verbose or ?<kind>=<name> can be asked\n"),
             },
-            "/statusz" | "/metrics" if !is_loopback(self.address.ip()) => {
+            "/statusz" | "/metrics" | "/events" if !is_loopback(self.address.ip()) => {
                 text(StatusCode::FORBIDDEN, "only on a loopback address; here /livez and /readyz answer\n")
             }
-            "/statusz" => (StatusCode::OK, JSON, format!("{:#}\n", (self.status)())),
-            "/metrics" => (StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
-            _ => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /readyz?verbose, /statusz and /metrics\n"),
+            "/statusz" => whole(StatusCode::OK, JSON, format!("{:#}\n", (self.status)())),
+            "/metrics" => whole(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
+            "/events" => self.events(request, patience),
+            _ => text(
+                StatusCode::NOT_FOUND,
+                "here are /livez, /readyz, /readyz?verbose, /statusz, /metrics and /events\n",
+            ),
         }
     }
 
-    fn ready_one(&self, kind: &str, name: &str) -> (StatusCode, &'static str, String) {
+    fn events<B>(&self, request: &Request<B>, patience: &Patience) -> Answer {
+        // An id that is none has seen nothing.
+        let seen = request.headers().get(LAST_EVENT_ID).and_then(|id| id.to_str().ok()?.trim().parse().ok());
+        match self.events.follow(seen, patience) {
+            Some(follower) => (StatusCode::OK, EVENTS, Either::Right(follower)),
+            None => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("{FOLLOWERS_MAX} followers are here already, which is the limit\n"),
+            ),
+        }
+    }
+
+    fn ready_one(&self, kind: &str, name: &str) -> Answer {
         match self.readiness.ask(kind, name) {
             _ if self.shutdown.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n- draining\n"),
             Some(Ok(())) => text(StatusCode::OK, "ready\n"),
@@ -77,7 +106,7 @@ impl View {
         }
     }
 
-    fn readyz(&self, verbose: bool) -> (StatusCode, &'static str, String) {
+    fn readyz(&self, verbose: bool) -> Answer {
         let standing = self.readiness.standing();
         let draining = self.shutdown.is_draining();
         let ready = !draining && standing.iter().all(|item| item.waiting.is_none());
@@ -98,8 +127,12 @@ impl View {
     }
 }
 
-fn text(status: StatusCode, body: impl Into<String>) -> (StatusCode, &'static str, String) {
-    (status, TEXT, body.into())
+fn text(status: StatusCode, body: impl Into<String>) -> Answer {
+    whole(status, TEXT, body.into())
+}
+
+fn whole(status: StatusCode, kind: &'static str, body: String) -> Answer {
+    (status, kind, Either::Left(Full::new(Bytes::from(body))))
 }
 
 /// A web page that gets its own name to resolve to this address (DNS rebinding) still sends that name. Addresses and

@@ -7,6 +7,7 @@ use super::*;
 struct Served {
     address: SocketAddr,
     readiness: Readiness,
+    events: Events,
     shutdown: Shutdown,
     task: JoinSet<()>,
 }
@@ -14,10 +15,12 @@ struct Served {
 async fn serve_on(address: &str) -> Served {
     let admin = Admin::bind(address.parse().unwrap()).await.unwrap();
     let (address, readiness, shutdown) = (admin.address(), Readiness::default(), Shutdown::new());
+    let events = Events::new();
     let status: Status = Arc::new(|| json!({ "listeners": 2 }));
     let mut task = JoinSet::new();
-    task.spawn(admin.serve(readiness.clone(), Metrics::new("causeway_test"), status, shutdown.clone()));
-    Served { address, readiness, shutdown, task }
+    let metrics = Metrics::new("causeway_test");
+    task.spawn(admin.serve(readiness.clone(), metrics, status, events.clone(), shutdown.clone()));
+    Served { address, readiness, events, shutdown, task }
 }
 
 impl Served {
@@ -106,6 +109,7 @@ async fn other_addresses_serve_health_alone() {
     assert_eq!(status_of(&served.get("/readyz").await), "200");
     assert_eq!(status_of(&served.get("/statusz").await), "403");
     assert_eq!(status_of(&served.get("/metrics").await), "403");
+    assert_eq!(status_of(&served.get("/events").await), "403");
 }
 
 #[tokio::test]
@@ -143,6 +147,8 @@ async fn only_get_and_head_are_answered() {
     }
     let head = served.raw("HEAD /statusz HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert_eq!((status_of(&head), body_of(&head)), ("200", ""));
+    let head = served.raw("HEAD /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert_eq!((status_of(&head), body_of(&head)), ("200", ""));
 }
 
 #[tokio::test]
@@ -173,4 +179,72 @@ async fn silent_peers_up_to_the_limit_do_not_stop_it_from_ending() {
     }
     served.shutdown.force();
     served.task.join_next().await.unwrap().unwrap();
+}
+
+impl Served {
+    /// Asks for events and does not wait for an end.
+    async fn follow(&self, headers: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let request = format!("GET /events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream
+    }
+}
+
+/// Reads until this was said.
+async fn read_to(stream: &mut TcpStream, wanted: &str) -> String {
+    let (mut said, mut some) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&said).contains(wanted) {
+        let read = stream.read(&mut some).await.unwrap();
+        assert!(read > 0, "{wanted} in {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&some[..read]);
+    }
+    String::from_utf8(said).unwrap()
+}
+
+#[tokio::test]
+async fn events_are_followed_as_they_come() {
+    let served = serve_on("127.0.0.1:0").await;
+    served.events.emit("first", [("entity", "e".into())]);
+    let mut stream = served.follow("").await;
+    let said = read_to(&mut stream, "\n\n\r\n").await;
+    assert_eq!(status_of(&said), "200");
+    assert!(said.contains("content-type: text/event-stream\r\n") && said.contains("no-store"), "{said}");
+    assert!(said.contains("\"entity\":\"e\""), "{said}");
+    served.events.emit("second", []);
+    read_to(&mut stream, "event: second\ndata: ").await;
+    let first = served.events.recent()[0].id;
+    let resumed = read_to(&mut served.follow(&format!("Last-Event-ID: {first}\r\n")).await, "\n\n\r\n").await;
+    assert!(resumed.contains("event: second") && !resumed.contains("event: first"), "{resumed}");
+}
+
+#[tokio::test]
+async fn a_foreign_host_follows_no_events() {
+    let served = serve_on("127.0.0.1:0").await;
+    let answer = served.raw("GET /events HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;
+    assert_eq!(status_of(&answer), "421");
+}
+
+#[tokio::test]
+async fn followers_beyond_the_limit_are_told_and_probes_still_answered() {
+    let served = serve_on("127.0.0.1:0").await;
+    let mut held = Vec::new();
+    for _ in 0..events::FOLLOWERS_MAX {
+        let mut stream = served.follow("").await;
+        read_to(&mut stream, "\r\n\r\n").await;
+        held.push(stream);
+    }
+    assert_eq!(status_of(&served.get("/events").await), "503");
+    assert_eq!(status_of(&served.get("/livez").await), "200");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_reads_outlives_the_deadline_of_other_connections() {
+    let served = serve_on("127.0.0.1:0").await;
+    let mut stream = served.follow("").await;
+    let began = tokio::time::Instant::now();
+    read_to(&mut stream, ":\n\n").await;
+    assert!(began.elapsed() > CONNECTION_DEADLINE, "{:?}", began.elapsed());
+    served.events.emit("later", []);
+    read_to(&mut stream, "event: later").await;
 }

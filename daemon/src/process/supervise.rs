@@ -59,8 +59,8 @@ where
     for address in settings.admin.addresses(program.admin_port) {
         let admin = Admin::bind(address).await.map_err(|source| Failed::Admin { address, source })?;
         let (readiness, metrics) = (context.readiness.clone(), context.metrics.clone());
-        let (status, shutdown) = (context.status.status(), context.shutdown.clone());
-        observers.spawn(admin.serve(readiness, metrics, status, shutdown));
+        let (status, events) = (context.status.status(), context.events.clone());
+        observers.spawn(admin.serve(readiness, metrics, status, events, context.shutdown.clone()));
     }
     observers.spawn(follow_log_level(follow));
 
