@@ -1,5 +1,6 @@
 //! Whole, small messages over a WebSocket: what a control channel speaks. Bounded by construction: a received message by
-//! the caller's limit, what waits to be sent by [`BATCHES_WAITING`], answers to pings by keeping only the latest.
+//! the caller's limit, what waits to be sent by [`BATCHES_WAITING`], answers to pings by keeping only the latest. A binary
+//! message of any length can be sent and received in pieces instead, each on its way as soon as it is there.
 //!
 //! The two halves share an outbox and nothing else, so a reader that is busy never stops a writer. Liveness is judged by
 //! what arrives: silence draws a Ping, twice the silence ends the channel. A peer that stops taking what we send ends
@@ -34,6 +35,31 @@ pub enum Message {
     Binary(Bytes),
     /// The peer closes; no code means the Close frame was empty. Sent, it ends our direction: nothing follows it.
     Close(Option<(u16, String)>),
+}
+
+/// A part of a binary message that is sent as it comes to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes; none are a frame, too.
+    pub bytes: Bytes,
+    /// It begins the message.
+    pub first: bool,
+    /// It ends the message.
+    pub last: bool,
+}
+
+/// What arrives when binary messages are taken in pieces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// A whole text message, or the peer's Close.
+    Whole(Message),
+    /// Bytes of a binary message, as they came.
+    Bytes {
+        /// The bytes; none if the message ends with an empty frame.
+        bytes: Bytes,
+        /// They end the message.
+        last: bool,
+    },
 }
 
 /// Why a message channel ended.

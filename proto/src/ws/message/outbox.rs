@@ -6,7 +6,7 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore};
 
-use super::{BATCHES_WAITING, ChannelError, Message};
+use super::{BATCHES_WAITING, ChannelError, Message, Piece};
 
 /// Shared by both halves and the writer.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Waiting {
-    batches: VecDeque<Vec<Message>>,
+    batches: VecDeque<Batch>,
     pong: Option<Vec<u8>>,
     ping: bool,
     /// The last thing to say; whatever else waits is given up.
@@ -31,6 +31,15 @@ struct Waiting {
     abandoned: bool,
 }
 
+/// What takes one place in the queue.
+#[derive(Debug)]
+pub(super) enum Batch {
+    /// Messages that stay adjacent.
+    Messages(Vec<Message>),
+    /// A part of one message.
+    Piece(Piece),
+}
+
 /// One turn of the writer.
 #[derive(Debug)]
 pub(super) enum Turn {
@@ -38,8 +47,8 @@ pub(super) enum Turn {
     Pong(Vec<u8>),
     /// Ask for a sign of life.
     Ping,
-    /// Messages that stay adjacent.
-    Batch(Vec<Message>),
+    /// What was given to be sent.
+    Batch(Batch),
     /// Say this and end.
     Close(Option<(u16, String)>),
     /// End.
@@ -53,7 +62,7 @@ impl Outbox {
     }
 
     /// Waits for room, then queues `batch`. Cancelled while waiting, nothing is queued.
-    pub(super) async fn push(&self, batch: Vec<Message>) -> Result<(), ChannelError> {
+    pub(super) async fn push(&self, batch: Batch) -> Result<(), ChannelError> {
         let place = self.room.acquire().await.map_err(|_| ChannelError::Ended)?;
         place.forget();
         self.lock().batches.push_back(batch);
@@ -77,7 +86,7 @@ impl Outbox {
         waiting.peer_closed |= peer_closed;
         // Batches queued before an echo still go out: the peer has closed its direction, not ours.
         match peer_closed {
-            true => waiting.batches.push_back(vec![Message::Close(close)]),
+            true => waiting.batches.push_back(Batch::Messages(vec![Message::Close(close)])),
             false => waiting.close = Some(close),
         }
         drop(waiting);

@@ -14,8 +14,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf},
     time::{Instant, timeout_at},
 };
+use tokio_util::io::poll_read_buf;
 
-use super::{ChannelError, Message, Role, outbox::Owners};
+use super::{ChannelError, Message, Part, Role, outbox::Owners};
 use crate::ws::{
     flood::Allowance,
     frame::{Decoder, Event, Opcode, close_reason},
@@ -23,6 +24,9 @@ use crate::ws::{
 
 /// Bytes read at once, on the stack: an idle channel holds no buffer.
 const READ: usize = 2048;
+
+/// Bytes read at once while a binary message is taken in pieces: one TLS record.
+const PIECE_READ: usize = 16 * 1024;
 
 /// The reading half. Pings are answered through the writing half's queue.
 pub struct Receiver<IO> {
@@ -32,6 +36,8 @@ pub struct Receiver<IO> {
     input: BytesMut,
     gathered: BytesMut,
     kind: Kind,
+    /// A binary message is under way that is taken in pieces.
+    large: bool,
     limit: usize,
     ping: Duration,
     heard: Instant,
@@ -64,6 +70,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
             input,
             gathered: BytesMut::new(),
             kind: Kind { text: false, fin: false },
+            large: false,
             limit,
             ping,
             heard: Instant::now(),
@@ -79,12 +86,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
         if self.ended {
             return Err(ChannelError::Ended);
         }
-        let outcome = self.gather().await;
+        let outcome = self.gather(false).await.map(|part| match part {
+            Part::Whole(message) => message,
+            Part::Bytes { bytes, .. } => Message::Binary(bytes),
+        });
+        self.settle(outcome.as_ref());
+        outcome
+    }
+
+    /// The same, with the bytes of binary messages as they arrive; no limit bounds such a message. Not to be mixed with
+    /// [`Self::next`] within one message. Cancel-safe.
+    pub async fn next_part(&mut self) -> Result<Part, ChannelError> {
+        if self.ended {
+            return Err(ChannelError::Ended);
+        }
+        let outcome = self.gather(true).await;
         match &outcome {
+            Ok(Part::Whole(message)) => self.settle(Ok(message)),
+            Ok(Part::Bytes { .. }) => {}
+            Err(error) => self.settle(Err(error)),
+        }
+        outcome
+    }
+
+    /// Says what an end calls for.
+    fn settle(&mut self, outcome: Result<&Message, &ChannelError>) {
+        match outcome {
             Ok(Message::Close(close)) => {
                 self.owners.close(close.as_ref().map(|(code, _)| (*code, String::new())), true)
             }
-            Ok(_) => return outcome,
+            Ok(_) => return,
             Err(error) => {
                 if let Some(close) = blame(error) {
                     self.owners.close(Some(close), false);
@@ -92,13 +123,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
             }
         }
         self.ended = true;
-        outcome
     }
 
-    async fn gather(&mut self) -> Result<Message, ChannelError> {
+    async fn gather(&mut self, pieces: bool) -> Result<Part, ChannelError> {
         loop {
-            if let Some(message) = self.decode()? {
-                return Ok(message);
+            if let Some(part) = self.decode(pieces)? {
+                return Ok(part);
             }
             self.read().await?;
         }
@@ -129,6 +159,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
 
     /// One read, appended to what waits to be decoded.
     async fn read_some(&mut self) -> io::Result<usize> {
+        if self.large {
+            return self.read_large().await;
+        }
         poll_fn(|cx| {
             let mut bytes = [0; READ];
             let mut read = ReadBuf::new(&mut bytes);
@@ -139,32 +172,47 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
         .await
     }
 
-    /// Decodes until a message is whole or the bytes are used up.
-    fn decode(&mut self) -> Result<Option<Message>, ChannelError> {
+    /// The same into the heap, while there is much to come.
+    async fn read_large(&mut self) -> io::Result<usize> {
+        self.input.reserve(PIECE_READ);
+        poll_fn(|cx| poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input)).await
+    }
+
+    /// Decodes until a message is whole, or a piece is there, or the bytes are used up.
+    fn decode(&mut self, pieces: bool) -> Result<Option<Part>, ChannelError> {
         while let Some(event) = self.decoder.next(&mut self.input)? {
             match event {
                 Event::Start(header) => {
-                    if header.len > (self.limit - self.gathered.len()) as u64 {
+                    let text = header.opcode == Opcode::Text || header.opcode == Opcode::Continuation && self.kind.text;
+                    self.kind = Kind { text, fin: header.fin };
+                    self.large = pieces && !text && (!header.fin || header.len > READ as u64);
+                    if (text || !pieces) && header.len > (self.limit - self.gathered.len()) as u64 {
                         return Err(ChannelError::TooLarge { limit: self.limit });
                     }
                     if header.len == 0 {
                         self.allowance.spend(Instant::now())?;
                     }
-                    let text = header.opcode == Opcode::Text || header.opcode == Opcode::Continuation && self.kind.text;
-                    self.kind = Kind { text, fin: header.fin };
                 }
                 Event::Payload { bytes, end } => {
                     if !bytes.is_empty() {
                         self.allowance.earn();
                     }
+                    let last = end && self.kind.fin;
+                    self.large &= !last;
+                    if pieces && !self.kind.text {
+                        if last || !bytes.is_empty() {
+                            return Ok(Some(Part::Bytes { bytes: bytes.freeze(), last }));
+                        }
+                        continue;
+                    }
                     self.gathered.extend_from_slice(&bytes);
-                    if end && self.kind.fin {
-                        return self.whole().map(Some);
+                    if last {
+                        return self.whole().map(|message| Some(Part::Whole(message)));
                     }
                 }
                 Event::Control { opcode: Opcode::Close, payload } => {
                     let close = close_reason(&payload).map(|(code, reason)| (code, reason.to_owned()));
-                    return Ok(Some(Message::Close(close)));
+                    return Ok(Some(Part::Whole(Message::Close(close))));
                 }
                 Event::Control { opcode, payload } => {
                     self.allowance.spend(Instant::now())?;

@@ -8,8 +8,8 @@ use tokio::{
 };
 
 use super::{
-    ChannelError, Message, Role,
-    outbox::{Outbox, Owners, Turn},
+    ChannelError, Message, Piece, Role,
+    outbox::{Batch, Outbox, Owners, Turn},
 };
 use crate::ws::{
     frame::{HEADER_MAX, Header, Opcode, close_payload, put_control},
@@ -32,7 +32,13 @@ impl Sender {
     /// [`super::BATCHES_WAITING`] batches wait; fails with [`ChannelError::Ended`] when the channel has ended. Queued is
     /// not written: the channel may still end before it is.
     pub async fn send(&self, messages: Vec<Message>) -> Result<(), ChannelError> {
-        self.owners.push(messages).await
+        self.owners.push(Batch::Messages(messages)).await
+    }
+
+    /// Queues one piece of a binary message as a frame of its own, in the same way. From a message's first piece to its
+    /// last nothing else may be given to be sent.
+    pub async fn send_piece(&self, piece: Piece) -> Result<(), ChannelError> {
+        self.owners.push(Batch::Piece(piece)).await
     }
 }
 
@@ -104,11 +110,15 @@ fn encode(turn: Turn, role: Role, keys: &mut Keys) -> io::Result<(BytesMut, bool
             put_close(&mut out, close, key()?);
             return Ok((out, true));
         }
-        Turn::Batch(messages) => {
+        Turn::Batch(Batch::Piece(Piece { bytes, first, last })) => {
+            let opcode = if first { Opcode::Binary } else { Opcode::Continuation };
+            put_data(&mut out, opcode, last, &bytes, key()?);
+        }
+        Turn::Batch(Batch::Messages(messages)) => {
             for message in messages {
                 match message {
-                    Message::Text(text) => put_data(&mut out, Opcode::Text, text.as_bytes(), key()?),
-                    Message::Binary(bytes) => put_data(&mut out, Opcode::Binary, &bytes, key()?),
+                    Message::Text(text) => put_data(&mut out, Opcode::Text, true, text.as_bytes(), key()?),
+                    Message::Binary(bytes) => put_data(&mut out, Opcode::Binary, true, &bytes, key()?),
                     Message::Close(close) => {
                         put_close(&mut out, close, key()?);
                         return Ok((out, true));
@@ -125,9 +135,9 @@ fn put_close(out: &mut BytesMut, close: Option<(u16, String)>, key: Option<[u8; 
     put_control(out, Opcode::Close, &payload, key);
 }
 
-fn put_data(out: &mut BytesMut, opcode: Opcode, payload: &[u8], key: Option<[u8; 4]>) {
+fn put_data(out: &mut BytesMut, opcode: Opcode, fin: bool, payload: &[u8], key: Option<[u8; 4]>) {
     let mut header = [0; HEADER_MAX];
-    let len = Header { fin: true, opcode, mask: key, len: payload.len() as u64 }.encode(&mut header);
+    let len = Header { fin, opcode, mask: key, len: payload.len() as u64 }.encode(&mut header);
     out.reserve(len + payload.len());
     out.put_slice(&header[..len]);
     let at = out.len();

@@ -1,4 +1,6 @@
 //! What a control channel may rely on, with time that only moves when everything waits.
+mod pieces;
+
 use std::task::Context;
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
