@@ -32,6 +32,8 @@ pub enum UpgradeError {
         reason: String,
         /// `Retry-After` in seconds, if given. A date is not evaluated.
         retry_after: Option<Duration>,
+        /// Every field of the answer, as it came.
+        headers: Box<HeaderMap>,
     },
     /// 101, but not as RFC 6455 demands.
     #[error("invalid upgrade answer: {0}")]
@@ -92,7 +94,7 @@ where
 
     let mut response = pin!(sender.send_request(request));
     let mut open = true;
-    let response = poll_fn(|cx: &mut Context<'_>| {
+    let mut response = poll_fn(|cx: &mut Context<'_>| {
         if let Poll::Ready(response) = response.as_mut().poll(cx) {
             return Poll::Ready(response);
         }
@@ -104,7 +106,7 @@ where
     })
     .await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(refused(&response));
+        return Err(refused(&mut response));
     }
     let protocol = check_answer(response.headers(), &key, protocols).map_err(UpgradeError::Invalid)?;
     if open {
@@ -149,7 +151,7 @@ fn request(uri: &Uri, headers: HeaderMap, protocols: &[&str], key: &str) -> Resu
     Ok(request)
 }
 
-fn refused(response: &Response<Incoming>) -> UpgradeError {
+fn refused(response: &mut Response<Incoming>) -> UpgradeError {
     let status = response.status();
     let phrase = response.extensions().get::<hyper::ext::ReasonPhrase>();
     let reason = match phrase {
@@ -160,7 +162,8 @@ fn refused(response: &Response<Incoming>) -> UpgradeError {
     reason.truncate(reason.floor_char_boundary(REASON_MAX));
     let retry_after = response.headers().get(header::RETRY_AFTER);
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
-    UpgradeError::Refused { status: status.as_u16(), reason, retry_after }
+    let headers = Box::new(std::mem::take(response.headers_mut()));
+    UpgradeError::Refused { status: status.as_u16(), reason, retry_after, headers }
 }
 
 /// The checks of section 4.1 on a 101; gives the chosen protocol.
