@@ -24,6 +24,7 @@ use identity::{
     tls::TlsError,
     token::{Cache, TokenError},
 };
+use relay::{dial::Dialer, sender::Sender};
 use rustls::RootCertStore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The roots of outer TLS sessions cannot be used.
     #[error("trust: cannot be used")]
     Roots(#[source] TlsError),
+    /// The proxy cannot be used.
+    #[error("the connector's proxy cannot be used")]
+    Proxy(#[source] ConfigError),
     /// A cluster's trust file cannot be used.
     #[error("clusters.{cluster}.trust.file: cannot be used; fetch it with `gateway trust export`")]
     Trust {
@@ -124,10 +128,11 @@ impl StartFailure for StartError {
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let Loaded { values, base, .. } = config;
     let roots = identity::tls::roots(&values.trust, &base).map_err(StartError::Roots)?;
+    let dialer = Dialer::open(&values.proxy, &values.trust, &base).map_err(StartError::Proxy)?;
     let metrics = ConnectMetrics::register(&context.metrics);
     let mut clusters = BTreeMap::new();
     for (name, config) in &values.clusters {
-        clusters.insert(name.as_str(), Cluster::read(name, config, &roots, &base, &context, &metrics)?);
+        clusters.insert(name.as_str(), Cluster::read(name, config, (&roots, &dialer), &base, &context, &metrics)?);
     }
     let mut bound = Vec::with_capacity(values.faces.len());
     for face in &values.faces {
@@ -223,7 +228,7 @@ impl Cluster {
     fn read(
         name: &str,
         config: &ClusterConfig,
-        roots: &RootCertStore,
+        (roots, dialer): (&RootCertStore, &Dialer),
         base: &Path,
         context: &Context,
         metrics: &ConnectMetrics,
@@ -240,7 +245,7 @@ impl Cluster {
             cluster: Arc::clone(&cluster),
             trust,
             roots: roots.clone(),
-            relay_tls: identity::tls::client(roots.clone(), &[b"http/1.1"]),
+            sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
             actor: Actor::new(cache, audience),
             clock: Arc::clone(&context.clock),
         };
@@ -252,7 +257,9 @@ impl Cluster {
     pub(crate) fn of(config: &Loaded<Config>, name: &str, context: &Context) -> Result<Option<Self>, StartError> {
         let Some(cluster) = config.values.clusters.get(name) else { return Ok(None) };
         let roots = identity::tls::roots(&config.values.trust, &config.base).map_err(StartError::Roots)?;
-        Self::read(name, cluster, &roots, &config.base, context, &ConnectMetrics::default()).map(Some)
+        let dialer =
+            Dialer::open(&config.values.proxy, &config.values.trust, &config.base).map_err(StartError::Proxy)?;
+        Self::read(name, cluster, (&roots, &dialer), &config.base, context, &ConnectMetrics::default()).map(Some)
     }
 
     fn keep(self, context: &Context, stop: &CancellationToken) {

@@ -1,8 +1,9 @@
 //! The relay (a Hybrid Connections server), the listener on the cluster's side, and the sender.
 //!
 //! [`serve`] is dialled by both others; [`listen`] and [`sender`] dial it, or Azure Relay, which speaks the same
-//! protocol. What the relay and the listener have in common is the hot path, [`splice`].
+//! protocol, straight or through a proxy ([`dial`]). What the relay and the listener have in common is the hot path, [`splice`].
 
+pub mod dial;
 mod farewell;
 pub mod listen;
 pub mod sender;

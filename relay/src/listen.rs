@@ -32,6 +32,7 @@ use tokio::{
 pub use self::config::{Config, Forward, HybridConnection};
 use self::{metrics::ListenerMetrics, permit::Permit};
 use crate::{
+    dial::Dialer,
     sender::{Address, Credential},
     splice::Buffers,
 };
@@ -93,6 +94,7 @@ pub(crate) struct Held {
     tls: Arc<ClientConfig>,
     forward: Forward,
     permit: Permit,
+    dialer: Dialer,
     dials: Arc<Semaphore>,
     dials_waiting: Arc<Semaphore>,
     joined: Arc<Semaphore>,
@@ -119,6 +121,7 @@ impl Held {
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let Loaded { values, base, path } = config;
     let tls = client(roots(&values.trust, &base)?, &[b"http/1.1"]);
+    let dialer = Dialer::open(&values.proxy, &values.trust, &base)?;
     let metrics = ListenerMetrics::register(&context.metrics);
     let dials = Arc::new(Semaphore::new(DIALS));
     let dials_waiting = Arc::new(Semaphore::new(DIALS_WAITING));
@@ -135,6 +138,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
             credential: connection.credential.open(&base, &context)?,
             tls: tls.clone(),
             forward: connection.forward.clone(),
+            dialer: dialer.clone(),
             dials: dials.clone(),
             dials_waiting: dials_waiting.clone(),
             joined: joined.clone(),

@@ -1,28 +1,45 @@
-//! The sender: opens one WebSocket through a hybrid connection, as a byte stream. Also what a listener shares with it:
+//! The sender: opens WebSockets through hybrid connections, as byte streams. Also what a listener shares with it:
 //! addresses, credentials and the dial.
+//!
+//! A sender is given its identity ([`Credential`]), a way out ([`Dialer`]) and TLS once, and then dials any number of
+//! addresses. A refusal comes with the relay's status and reason ([`DialError::refusal`]). Against a relay of ours the
+//! sender learns which listener it was joined with ([`Connected::listener`]) and can dial past it ([`Request::avoid`]).
 mod address;
 mod credential;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use identity::token::TokenError;
 use proto::{
-    hybrid::{TOKEN_HEADER, address::connect_target, new_id},
+    hybrid::{ID_MAX, TOKEN_HEADER, address::connect_target, new_id},
     ws::{Role, handshake, stream::WsStream},
 };
 use rustls::{ClientConfig, pki_types::ServerName};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
     address::{Address, AddressError},
     credential::{Credential, CredentialConfig, KeyFile, Minted, TOKEN_LIFE},
 };
-use crate::transport::{self, Link};
+use crate::{
+    dial::{Carrier, Dialer, ReachError},
+    transport::{Link, is_untrusted},
+};
+
+/// Time for one dial. A relay may take 30 s to find a listener that accepts, and says why when it finds none; so its
+/// answer comes first. The SDKs wait as long.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(70);
+
+/// Names the listener that a sender was joined with, in a relay's 101.
+const LISTENER: HeaderName = HeaderName::from_static("causeway-listener");
+
+/// Names listeners that a sender must not be joined with.
+const DISALLOWED: HeaderName = HeaderName::from_static("microsoft-relay-disallowedlisteners");
 
 /// Either transport under a sender's WebSocket.
-pub type Transport = Link<TlsStream<TcpStream>>;
+pub type Transport = Link<TlsStream<Carrier>, Carrier>;
 
 /// Why a dial failed: stage and cause.
 #[derive(Debug, thiserror::Error)]
@@ -36,22 +53,9 @@ pub enum DialError {
     /// What the source gave cannot stand in a header.
     #[error("the token for the relay holds bytes that no header may have")]
     Unsendable,
-    /// The relay's name has no address.
-    #[error("relay {authority} cannot be found")]
-    Resolve {
-        /// Host and port.
-        authority: String,
-        /// Why not.
-        source: io::Error,
-    },
-    /// The relay cannot be reached.
-    #[error("relay {authority} cannot be reached")]
-    Connect {
-        /// Host and port.
-        authority: String,
-        /// Why not.
-        source: io::Error,
-    },
+    /// The relay cannot be found or reached, or the proxy before it refused.
+    #[error("no connection to the relay")]
+    Reach(#[from] ReachError),
     /// The relay's certificate does not convince: issued by nobody whom we trust, for another name, or expired.
     #[error("relay {authority} is not trusted")]
     Untrusted {
@@ -71,32 +75,118 @@ pub enum DialError {
     /// Upgrade refused or broken.
     #[error("relay refused the connection")]
     Upgrade(#[from] handshake::UpgradeError),
+    /// No answer in time.
+    #[error("no connection within {0:?}")]
+    TooSlow(Duration),
 }
 
 impl DialError {
     /// How long the relay asks us to stay away.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
+    pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Upgrade(handshake::UpgradeError::Refused { retry_after, .. }) => *retry_after,
             Self::Token(error) => error.retry_after,
             _ => None,
         }
     }
+
+    /// Status and reason of the relay, or of the listener that rejected through it, when it answered.
+    pub fn refusal(&self) -> Option<(u16, &str)> {
+        match self {
+            Self::Upgrade(handshake::UpgradeError::Refused { status, reason, .. }) => Some((*status, reason)),
+            _ => None,
+        }
+    }
 }
 
-/// Connects as a sender. `protocols` are offered as subprotocols. The caller bounds it in time; a relay may take 30 s to
-/// find a listener that accepts.
-pub async fn dial(
-    address: &Address,
-    credential: &Credential,
-    tls: &Arc<ClientConfig>,
-    protocols: &[&str],
-) -> Result<WsStream<Transport>, DialError> {
-    let token = credential.mint(address).await?;
-    let headers = token_headers(&token)?;
-    let stream = connect(address).await?;
-    let upgraded = upgrade(stream, address, &connect_target(&address.path, &new_id()), tls, headers, protocols).await?;
-    Ok(WsStream::new(upgraded.io, Role::Client, upgraded.read_ahead))
+/// Opens WebSockets through hybrid connections. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    dialer: Dialer,
+    tls: Arc<ClientConfig>,
+    timeout: Duration,
+}
+
+/// What one dial asks for besides the connection.
+#[derive(Debug, Clone, Default)]
+pub struct Request<'a> {
+    /// Subprotocols, the most wanted first.
+    pub protocols: &'a [&'a str],
+    /// Fields that the listener sees among `connectHeaders`. Credentials in them must be marked sensitive.
+    pub headers: HeaderMap,
+    /// Ids of listeners that must not be chosen; where there are no others, the relay answers 404.
+    pub avoid: &'a [String],
+}
+
+/// An open connection.
+#[derive(Debug)]
+pub struct Connected {
+    /// Bytes to and from the listener's application.
+    pub stream: WsStream<Transport>,
+    /// The subprotocol that the listener chose.
+    pub protocol: Option<String>,
+    /// Id of the listener, where the relay says it.
+    pub listener: Option<String>,
+}
+
+impl Sender {
+    /// A sender that waits [`DIAL_TIMEOUT`] for each dial.
+    pub fn new(dialer: Dialer, tls: Arc<ClientConfig>) -> Self {
+        Self { dialer, tls, timeout: DIAL_TIMEOUT }
+    }
+
+    /// The same with another time for each dial.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// How its connections leave.
+    pub fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
+    /// Opens one connection.
+    pub async fn dial(
+        &self,
+        address: &Address,
+        credential: &Credential,
+        request: Request<'_>,
+    ) -> Result<Connected, DialError> {
+        let dialled = Box::pin(self.steps(address, credential, request));
+        timeout(self.timeout, dialled).await.unwrap_or(Err(DialError::TooSlow(self.timeout)))
+    }
+
+    async fn steps(
+        &self,
+        address: &Address,
+        credential: &Credential,
+        request: Request<'_>,
+    ) -> Result<Connected, DialError> {
+        let token = credential.mint(address).await?;
+        let mut headers = request.headers;
+        headers.extend(token_headers(&token)?);
+        if !request.avoid.is_empty() {
+            let avoid = HeaderValue::from_str(&request.avoid.join(",")).map_err(|_| DialError::Unsendable)?;
+            headers.insert(DISALLOWED, avoid);
+        }
+        let carrier = self.dialer.connect(&address.host, address.port).await?;
+        let target = connect_target(&address.path, &new_id());
+        let upgraded = upgrade(carrier, address, &target, &self.tls, headers, request.protocols).await?;
+        Ok(Connected {
+            stream: WsStream::new(upgraded.io, Role::Client, upgraded.read_ahead),
+            protocol: upgraded.protocol,
+            listener: listener(&upgraded.headers),
+        })
+    }
+}
+
+/// The listener's id, if it is one that can be sent back and logged.
+fn listener(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(LISTENER)?.to_str().ok()?;
+    let is_id = (1..=ID_MAX).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    is_id.then(|| id.to_owned())
 }
 
 /// The header that carries a token.
@@ -106,27 +196,9 @@ pub(crate) fn token_headers(token: &Minted) -> Result<HeaderMap, DialError> {
     Ok(headers)
 }
 
-/// TCP to the relay; every address of its name is tried.
-pub(crate) async fn connect(address: &Address) -> Result<TcpStream, DialError> {
-    let authority = || address.authority();
-    let resolved: Vec<SocketAddr> = lookup_host((address.host.as_str(), address.port))
-        .await
-        .map_err(|source| DialError::Resolve { authority: authority(), source })?
-        .collect();
-    connect_to(address, &resolved).await
-}
-
-/// TCP to the first of these addresses that answers.
-pub(crate) async fn connect_to(address: &Address, resolved: &[SocketAddr]) -> Result<TcpStream, DialError> {
-    let failed = |source| DialError::Connect { authority: address.authority(), source };
-    let stream = TcpStream::connect(resolved).await.map_err(failed)?;
-    transport::prepare(&stream).map_err(failed)?;
-    Ok(stream)
-}
-
 /// TLS, where the address asks for it, and the upgrade.
 pub(crate) async fn upgrade(
-    stream: TcpStream,
+    carrier: Carrier,
     address: &Address,
     target: &str,
     tls: &Arc<ClientConfig>,
@@ -138,22 +210,17 @@ pub(crate) async fn upgrade(
         let failed = |source| DialError::Tls { authority: authority.clone(), source };
         let name = ServerName::try_from(address.host.clone())
             .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        match TlsConnector::from(tls.clone()).connect(name, stream).await {
+        match TlsConnector::from(tls.clone()).connect(name, carrier).await {
             Ok(stream) => Link::Tls(Box::new(stream)),
             Err(source) if is_untrusted(&source) => return Err(DialError::Untrusted { authority, source }),
             Err(source) => return Err(failed(source)),
         }
     } else {
-        Link::Tcp(stream)
+        Link::Tcp(carrier)
     };
     let scheme = if address.tls { "wss" } else { "ws" };
     let uri = format!("{scheme}://{authority}{target}")
         .parse::<Uri>()
         .map_err(|error| handshake::UpgradeError::Request(error.into()))?;
     Ok(handshake::client(io, &uri, headers, protocols).await?)
-}
-
-fn is_untrusted(error: &io::Error) -> bool {
-    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
-    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }

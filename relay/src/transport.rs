@@ -24,11 +24,11 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// Unanswered questions until the end: a dead peer holds its place for a minute at most.
 const KEEP_ALIVE_PROBES: u32 = 3;
 
-/// Either transport under a WebSocket.
+/// Either transport under a WebSocket: `P`, or TLS on it.
 #[derive(Debug)]
-pub enum Link<T> {
+pub enum Link<T, P = TcpStream> {
     /// Plain, on loopback.
-    Tcp(TcpStream),
+    Tcp(P),
     /// TLS.
     Tls(Box<T>),
 }
@@ -44,7 +44,14 @@ pub fn prepare(stream: &TcpStream) -> io::Result<()> {
     SockRef::from(stream).set_tcp_keepalive(&keep_alive)
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
+/// Whether a TLS session failed because of the peer's certificate: issued by nobody who is trusted, for another name, or
+/// expired.
+pub(crate) fn is_untrusted(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+impl<T: AsyncRead + Unpin, P: AsyncRead + Unpin> AsyncRead for Link<T, P> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -53,7 +60,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Link<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Link<T> {
+impl<T: AsyncWrite + Unpin, P: AsyncWrite + Unpin> AsyncWrite for Link<T, P> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),

@@ -55,13 +55,15 @@ impl Process {
     fn start_with_log(spec: Spec, log: Log) -> Self {
         let mut child = Command::new(&spec.program)
             .args(&spec.args)
-            .envs(spec.env.iter().map(|(name, value)| (name, value)))
             // A developer's proxy settings or config overrides are not part of any test.
             .env_remove("HTTPS_PROXY")
             .env_remove("https_proxy")
             .env_remove("HTTP_PROXY")
             .env_remove("http_proxy")
+            .env_remove("ALL_PROXY")
+            .env_remove("all_proxy")
             .env_remove("RUST_LOG")
+            .envs(spec.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -8,7 +8,7 @@ use std::{
 
 use daemon::config::Validate;
 use identity::{tls::Trust, token::SourceConfig};
-use relay::sender::CredentialConfig;
+use relay::{dial::ProxyConfig, sender::CredentialConfig};
 use serde::Deserialize;
 
 use super::{face::guard, target::Target, way::DirectUrl};
@@ -31,6 +31,11 @@ pub struct Config {
     /// a gateway.
     #[serde(default)]
     pub trust: Trust,
+    /// How connections to relays and gateways leave: as the environment says, straight, or through one HTTP proxy; default from_environment. A
+    /// proxy resolves
+    /// their names; token sources follow the environment.
+    #[serde(default)]
+    pub proxy: ProxyConfig,
 }
 
 /// One cluster.

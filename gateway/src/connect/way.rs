@@ -30,7 +30,7 @@ use proto::{
     ws::{Role, handshake, stream::WsStream},
 };
 use relay::sender;
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
@@ -129,8 +129,8 @@ pub(crate) struct Opener {
     pub(crate) trust: PathBuf,
     /// Roots of outer sessions that are not the gateway's own.
     pub(crate) roots: RootCertStore,
-    /// TLS to relays.
-    pub(crate) relay_tls: Arc<ClientConfig>,
+    /// How relays and gateways are dialled.
+    pub(crate) sender: sender::Sender,
     pub(crate) actor: Actor,
     pub(crate) clock: SharedClock,
 }
@@ -185,7 +185,7 @@ impl Opener {
         metadata: HeaderMap,
         progress: &Progress,
     ) -> Result<Opened, WayError> {
-        let tcp = dial::tcp(&url.host, url.port, progress).await?;
+        let tcp = dial::reach(self.sender.dialer(), url, progress).await?;
         if !url.tls {
             let ws = upgrade(tcp, url, progress).await?;
             let proven = self.inner(ws, proof, progress).await?;
@@ -221,7 +221,9 @@ impl Opener {
     ) -> Result<WsStream<sender::Transport>, WayError> {
         // The sender resolves, connects and upgrades; its errors say which step failed.
         progress.at(Stage::Upgrade);
-        sender::dial(address, credential, &self.relay_tls, &[SUBPROTOCOL]).await.map_err(error::of_relay)
+        let request = sender::Request { protocols: &[SUBPROTOCOL], ..sender::Request::default() };
+        let connected = self.sender.dial(address, credential, request).await.map_err(error::of_relay)?;
+        Ok(connected.stream)
     }
 
     /// Makes the peer prove its identity inside a WebSocket.

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     farewell::Farewell,
-    sender::{self, DialError, Minted, Transport},
+    sender::{self, Address, DialError, Minted, Transport},
 };
 
 /// Within this a control channel must be up: dial, TLS, upgrade.
@@ -73,7 +73,11 @@ impl OpenError {
 
     /// Nobody answered; a refusal is an answer.
     fn is_unreachable(&self) -> bool {
-        matches!(self, Self::TooSlow | Self::Dial(DialError::Resolve { .. } | DialError::Connect { .. }))
+        match self {
+            Self::TooSlow => true,
+            Self::Dial(DialError::Reach(error)) => error.is_unreachable(),
+            Self::Dial(_) => false,
+        }
     }
 }
 
@@ -83,8 +87,8 @@ struct Open {
     read_ahead: bytes::BytesMut,
     token: Minted,
     id: String,
-    /// Where the relay is, for the class of rendezvous addresses.
-    relay: IpAddr,
+    /// Where the relay is, for the class of rendezvous addresses; behind a proxy nobody here knows.
+    relay: Option<IpAddr>,
 }
 
 /// Keeps one channel up until the drain begins.
@@ -130,13 +134,13 @@ pub(super) async fn keep(held: Arc<Held>) {
 async fn open(held: &Held) -> Result<Open, OpenError> {
     let token = held.credential.mint(&held.address).await?;
     let headers = sender::token_headers(&token)?;
-    let stream = sender::connect(&held.address).await?;
-    let relay =
-        stream.peer_addr().map_err(|source| DialError::Connect { authority: held.address.authority(), source })?;
+    let Address { host, port, .. } = &held.address;
+    let carrier = held.dialer.connect(host, *port).await.map_err(DialError::Reach)?;
+    let relay = carrier.peer().map(|peer| peer.ip());
     let id = new_id();
     let target = listen_target(&held.address.path, &id);
-    let upgraded = sender::upgrade(stream, &held.address, &target, &held.tls, headers, &[]).await?;
-    Ok(Open { io: upgraded.io, read_ahead: upgraded.read_ahead, token, id, relay: relay.ip() })
+    let upgraded = sender::upgrade(carrier, &held.address, &target, &held.tls, headers, &[]).await?;
+    Ok(Open { io: upgraded.io, read_ahead: upgraded.read_ahead, token, id, relay })
 }
 
 /// Lives as long as the channel does.
@@ -169,7 +173,7 @@ async fn serve(
     channel: &Sender,
     receiver: &mut Receiver<Transport>,
     mut token: Minted,
-    relay: IpAddr,
+    relay: Option<IpAddr>,
 ) -> (String, Option<Farewell>) {
     let draining = held.context.shutdown.drain_token();
     let mut renew_at = renewal(held, &token);
@@ -206,7 +210,7 @@ async fn serve(
     }
 }
 
-async fn obey(held: &Arc<Held>, channel: &Sender, message: message::Message, relay: IpAddr) {
+async fn obey(held: &Arc<Held>, channel: &Sender, message: message::Message, relay: Option<IpAddr>) {
     match message {
         message::Message::Accept(accept) => match (waiting(held), held.joined.clone().try_acquire_owned()) {
             (Some(waiting), Ok(joined)) => {

@@ -4,7 +4,10 @@ use identity::tls::Trust;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::sender::{Address, CredentialConfig};
+use crate::{
+    dial::ProxyConfig,
+    sender::{Address, CredentialConfig},
+};
 
 /// Most control channels per hybrid connection: what Azure allows all listeners together.
 const CHANNELS_MAX: usize = 25;
@@ -18,6 +21,11 @@ pub struct Config {
     /// Who may vouch for relays; default the system's roots.
     #[serde(default)]
     pub trust: Trust,
+    /// How connections to relays leave: as the environment says, straight, or through one HTTP proxy; default from_environment. A
+    /// proxy resolves their names;
+    /// the target is always dialled straight, and token sources follow the environment.
+    #[serde(default)]
+    pub proxy: ProxyConfig,
 }
 
 /// One hybrid connection.
@@ -35,6 +43,7 @@ pub struct HybridConnection {
     pub forward: Forward,
     /// Hosts that the relay may name for a rendezvous, each with all names below it; default the relay's parent domain,
     /// where that has at least two labels. The relay's own host is always allowed.
+    /// Beyond these names, the addresses they resolve to are checked, except where a proxy does the resolving.
     #[serde(default)]
     pub rendezvous_hosts: Vec<String>,
     /// Ports that the relay may name for a rendezvous beside that of `url`; default none.

@@ -15,7 +15,7 @@ use proto::{
 };
 use tokio::{
     io::AsyncWriteExt as _,
-    net::{TcpStream, lookup_host},
+    net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout},
 };
@@ -27,7 +27,8 @@ use super::{
     proxy_v2,
 };
 use crate::{
-    sender::{self, DialError},
+    dial::{Carrier, ReachError},
+    sender::{self, Address, DialError},
     splice::{End, Framing, Leg, Side, Signals, Splice, drain_notice},
     transport,
 };
@@ -49,8 +50,6 @@ const SHOWN: usize = 128;
 enum Failed {
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("rendezvous host cannot be resolved")]
-    Resolve(#[source] io::Error),
     #[error("rendezvous cannot be dialled")]
     Dial(#[from] DialError),
     #[error("target cannot be reached; the sender was told")]
@@ -63,7 +62,7 @@ impl Failed {
     fn name(&self) -> &'static str {
         match self {
             Self::Refused(refused) => refused.name(),
-            Self::Resolve(_) => "unresolvable",
+            Self::Dial(DialError::Reach(ReachError::Resolve { .. })) => "unresolvable",
             Self::Dial(_) => "dial_failed",
             Self::Target(_) => "target_down",
             Self::TooSlow => "too_slow",
@@ -72,7 +71,7 @@ impl Failed {
 
     fn fault(&self) -> &'static str {
         match self {
-            Self::Refused(_) | Self::Resolve(_) | Self::Dial(_) => "relay",
+            Self::Refused(_) | Self::Dial(_) => "relay",
             Self::Target(_) => "target",
             Self::TooSlow => "unknown",
         }
@@ -125,8 +124,8 @@ pub(super) struct Place {
     pub(super) joined: OwnedSemaphorePermit,
 }
 
-/// Serves one `accept`. `relay` is where the control channel's peer is.
-pub(super) async fn serve(held: Arc<Held>, accept: Accept, relay: IpAddr, place: Place) {
+/// Serves one `accept`. `relay` is where the control channel's peer is, where that is known.
+pub(super) async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, place: Place) {
     let Place { waiting, joined } = place;
     let mut line = Line {
         id: clean(&accept.id, SHOWN),
@@ -168,7 +167,7 @@ type Joined = Splice<sender::Transport, TcpStream>;
 async fn prepare(
     held: &Held,
     accept: &Accept,
-    relay: IpAddr,
+    relay: Option<IpAddr>,
     waiting: OwnedSemaphorePermit,
 ) -> Result<(Joined, bool), Failed> {
     let destination = held.permit.check(&accept.address)?;
@@ -185,9 +184,9 @@ async fn prepare(
     let offered = accept.connect_headers.find("Sec-WebSocket-Protocol").unwrap_or_default();
     let noticed = held.forward.tunnel.is_some() && offered.split(',').any(|name| name.trim() == SUBPROTOCOL);
     let protocols: &[&str] = if noticed { &[SUBPROTOCOL] } else { &[] };
-    let stream = dial(&destination, relay).await?;
+    let carrier = dial(held, &destination, relay).await?;
     let Destination { address, target: path } = &destination;
-    let upgraded = sender::upgrade(stream, address, path, &held.tls, HeaderMap::new(), protocols).await?;
+    let upgraded = sender::upgrade(carrier, address, path, &held.tls, HeaderMap::new(), protocols).await?;
     let framing = Framing::WebSocket(Role::Client);
     let from = Leg::new(upgraded.io, framing, upgraded.read_ahead, held.buffers.clone());
     let raw = Framing::Raw { skip_text: noticed };
@@ -211,23 +210,28 @@ async fn target(held: &Held, accept: &Accept) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Resolves the rendezvous host, checks every address, and connects to a checked one.
-async fn dial(destination: &Destination, relay: IpAddr) -> Result<TcpStream, Failed> {
-    let address = &destination.address;
-    let resolved: Vec<SocketAddr> =
-        lookup_host((address.host.as_str(), address.port)).await.map_err(Failed::Resolve)?.collect();
-    if resolved.is_empty() || !resolved.iter().all(|one| may_dial(one.ip(), relay)) {
+/// Finds the way to the rendezvous host, checks every address where there are any to check, and connects. Where a proxy
+/// resolves the name, the checks of the address itself are all: `permit` has refused every literal but the relay's own.
+async fn dial(held: &Held, destination: &Destination, relay: Option<IpAddr>) -> Result<Carrier, Failed> {
+    let Address { host, port, .. } = &destination.address;
+    let route = held.dialer.route(host, *port).await.map_err(DialError::Reach)?;
+    if !route.addresses().unwrap_or_default().iter().all(|one| may_dial(one.ip(), relay)) {
         return Err(Refused::Address.into());
     }
-    Ok(sender::connect_to(address, &resolved).await?)
+    Ok(route.connect().await.map_err(DialError::Reach)?)
 }
 
 /// Rejects: the relay answers our dial with 410 and the sender with this status and text.
-async fn say_no(held: &Held, destination: &Destination, relay: IpAddr, error: &io::Error) -> Result<(), Failed> {
+async fn say_no(
+    held: &Held,
+    destination: &Destination,
+    relay: Option<IpAddr>,
+    error: &io::Error,
+) -> Result<(), Failed> {
     let text = format!("The listener cannot reach its target ({})", error.kind());
-    let stream = dial(destination, relay).await?;
+    let carrier = dial(held, destination, relay).await?;
     let path = reject(&destination.target, TARGET_DOWN, &text);
-    match sender::upgrade(stream, &destination.address, &path, &held.tls, HeaderMap::new(), &[]).await {
+    match sender::upgrade(carrier, &destination.address, &path, &held.tls, HeaderMap::new(), &[]).await {
         Err(DialError::Upgrade(UpgradeError::Refused { status: 410, .. })) => Ok(()),
         Err(error) => Err(error.into()),
         // A relay that accepts a rejection has not understood it; dropping the connection ends the sender's.

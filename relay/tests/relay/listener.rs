@@ -7,7 +7,10 @@ use identity::{
     ca::{Authority, LeafRequest},
     tls,
 };
-use relay::sender::{Address, Credential, CredentialConfig, DialError, dial};
+use relay::{
+    dial::{Dialer, ReachError},
+    sender::{Address, Credential, CredentialConfig, DialError, Request, Sender},
+};
 use rustls::ClientConfig;
 use tempfile::TempDir;
 use tokio::{
@@ -131,8 +134,10 @@ async fn bytes_go_through_tls_relay_and_listener_with_half_close() {
     assert!(listener.context.readiness.is_ready());
     let address: Address = url.parse().unwrap();
     let credential = credential(listener.folder.path(), &listener.context);
-    let stream = dial(&address, &credential, &client, &["causeway.v1"]).await.unwrap();
-    let (mut read, mut write) = tokio::io::split(stream);
+    let request = Request { protocols: &["causeway.v1"], ..Request::default() };
+    let connected = Sender::new(Dialer::default(), client).dial(&address, &credential, request).await.unwrap();
+    assert_eq!(connected.protocol.as_deref(), Some("causeway.v1"));
+    let (mut read, mut write) = tokio::io::split(connected.stream);
     let sent: Vec<u8> = (0..3 << 20).map(|at: u32| ((at * 131) >> 5) as u8).collect();
     let expected = [&sent[..], b"-- end"].concat();
     let (written, received) = tokio::join!(
@@ -155,7 +160,7 @@ async fn a_relay_whose_certificate_is_not_trusted_is_named_as_such() {
     let folder = tempfile::tempdir().unwrap();
     let credential = credential(folder.path(), &Context::new("causeway_test"));
     let address: Address = format!("sb://{}/e", relay.address).parse().unwrap();
-    let refused = dial(&address, &credential, &plain_tls(), &[]).await;
+    let refused = Sender::new(Dialer::default(), plain_tls()).dial(&address, &credential, Request::default()).await;
     assert!(matches!(refused, Err(DialError::Untrusted { .. })), "{refused:?}");
 }
 
@@ -288,7 +293,7 @@ async fn nobody_there_is_told_as_a_refused_connection() {
     let folder = tempfile::tempdir().unwrap();
     let credential = credential(folder.path(), &Context::new("causeway_test"));
     let address: Address = format!("ws://{nobody}/e").parse().unwrap();
-    let refused = dial(&address, &credential, &plain_tls(), &[]).await;
-    assert!(matches!(refused, Err(DialError::Connect { .. })), "{refused:?}");
+    let refused = Sender::new(Dialer::default(), plain_tls()).dial(&address, &credential, Request::default()).await;
+    assert!(matches!(refused, Err(DialError::Reach(ReachError::Connect { .. }))), "{refused:?}");
     assert!(TcpStream::connect(nobody).await.is_err());
 }

@@ -6,7 +6,7 @@ use proto::{
     tunnel::{client::ConnectionError, failure::Failure},
     ws::handshake::UpgradeError,
 };
-use relay::sender::DialError;
+use relay::{dial::ReachError, sender::DialError};
 
 /// How far a way had come, in the order of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +17,8 @@ pub enum Stage {
     Dns,
     /// Connecting.
     Tcp,
+    /// Having the proxy connect.
+    Proxy,
     /// The outer TLS session.
     Tls,
     /// The WebSocket upgrade.
@@ -36,6 +38,7 @@ impl Stage {
             Self::Token => "token",
             Self::Dns => "dns",
             Self::Tcp => "tcp",
+            Self::Proxy => "proxy",
             Self::Tls => "tls",
             Self::Upgrade => "upgrade",
             Self::InnerTls => "inner_tls",
@@ -80,6 +83,10 @@ pub enum WayCode {
     TimedOut,
     /// C216: the trust file cannot be used.
     TrustUnusable,
+    /// C217: the proxy gave no connection.
+    ProxyFailed,
+    /// C218: the proxy wants a login that it did not get.
+    ProxyDenied,
 }
 
 impl WayCode {
@@ -101,6 +108,8 @@ impl WayCode {
         Self::TokenUnavailable,
         Self::TimedOut,
         Self::TrustUnusable,
+        Self::ProxyFailed,
+        Self::ProxyDenied,
     ];
 
     /// The number that people quote.
@@ -122,6 +131,8 @@ impl WayCode {
             Self::TokenUnavailable => "C214",
             Self::TimedOut => "C215",
             Self::TrustUnusable => "C216",
+            Self::ProxyFailed => "C217",
+            Self::ProxyDenied => "C218",
         }
     }
 
@@ -144,6 +155,8 @@ impl WayCode {
             Self::TokenUnavailable => "token_unavailable",
             Self::TimedOut => "timed_out",
             Self::TrustUnusable => "trust_unusable",
+            Self::ProxyFailed => "proxy_failed",
+            Self::ProxyDenied => "proxy_denied",
         }
     }
 
@@ -168,6 +181,10 @@ impl WayCode {
             Self::TokenUnavailable => "the connector could not get a token of its own",
             Self::TimedOut => "one step used up the time that all steps together have",
             Self::TrustUnusable => "the cluster's trust file is missing or damaged",
+            Self::ProxyFailed => "the proxy on the way out cannot be reached or refused the connection",
+            Self::ProxyDenied => {
+                "the proxy on the way out wants a user and password that it did not get or does not accept"
+            }
         }
     }
 
@@ -200,6 +217,12 @@ impl WayCode {
             Self::TokenUnavailable => "see the cause; check the cluster's `token` section",
             Self::TimedOut => "see the stage: whoever answers there is overloaded or silent",
             Self::TrustUnusable => "fetch it again with `gateway trust export`",
+            Self::ProxyFailed => {
+                "see the cause; check the proxy in `proxy` or HTTPS_PROXY and that it allows this host and port, or name the host in `no_proxy`"
+            }
+            Self::ProxyDenied => {
+                "set `user` and `password` in the `proxy` section; only Basic authentication is supported"
+            }
         }
     }
 }
@@ -222,6 +245,9 @@ pub enum Cause {
     /// The relay's sender.
     #[error(transparent)]
     Relay(#[from] DialError),
+    /// The way out.
+    #[error(transparent)]
+    Reach(#[from] ReachError),
     /// HTTP/2.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -286,15 +312,29 @@ impl WayError {
     }
 }
 
+/// Sorts a failure of the way out into the catalogue.
+pub(crate) fn of_reach(error: ReachError) -> WayError {
+    let (stage, code) = reached(&error);
+    WayError::new(stage, code, error)
+}
+
+fn reached(error: &ReachError) -> (Stage, WayCode) {
+    match error {
+        ReachError::Host | ReachError::Resolve { .. } => (Stage::Dns, WayCode::Unresolved),
+        ReachError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
+            (Stage::Tcp, WayCode::Refused)
+        }
+        ReachError::Connect { .. } => (Stage::Tcp, WayCode::Unreachable),
+        ReachError::Proxy(error) if error.is_login() => (Stage::Proxy, WayCode::ProxyDenied),
+        ReachError::Proxy(_) => (Stage::Proxy, WayCode::ProxyFailed),
+    }
+}
+
 /// Sorts a failure of the relay's sender into the catalogue.
 pub(crate) fn of_relay(error: DialError) -> WayError {
     let (stage, code) = match &error {
         DialError::Key(_) | DialError::Token(_) | DialError::Unsendable => (Stage::Token, WayCode::TokenUnavailable),
-        DialError::Resolve { .. } => (Stage::Dns, WayCode::Unresolved),
-        DialError::Connect { source, .. } if source.kind() == io::ErrorKind::ConnectionRefused => {
-            (Stage::Tcp, WayCode::Refused)
-        }
-        DialError::Connect { .. } => (Stage::Tcp, WayCode::Unreachable),
+        DialError::Reach(error) => reached(error),
         DialError::Untrusted { .. } => (Stage::Tls, WayCode::RelayUntrusted),
         DialError::Tls { .. } => (Stage::Tls, WayCode::TlsFailed),
         DialError::Upgrade(UpgradeError::Refused { status, .. }) => {
@@ -306,6 +346,7 @@ pub(crate) fn of_relay(error: DialError) -> WayError {
             (Stage::Upgrade, code)
         }
         DialError::Upgrade(_) => (Stage::Upgrade, WayCode::UpgradeBroken),
+        DialError::TooSlow(_) => (Stage::Upgrade, WayCode::TimedOut),
     };
     WayError::new(stage, code, error)
 }

@@ -64,7 +64,7 @@ fn near_with(authority: &Authority, roots: RootCertStore) -> Near {
         cluster: "factory-a".into(),
         trust,
         roots: roots.clone(),
-        relay_tls: identity::tls::client(roots, &[b"http/1.1"]),
+        sender: sender::Sender::new(relay::dial::Dialer::default(), identity::tls::client(roots, &[b"http/1.1"])),
         actor: Actor::new(cache, "causeway://factory-a".to_owned()),
         clock: Arc::new(SystemClock),
     };

@@ -11,16 +11,17 @@ const METADATA: [IpAddr; 6] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Whether a resolved address may be dialled, given where the control channel's peer is.
-pub(in crate::listen) fn may_dial(address: IpAddr, control: IpAddr) -> bool {
-    let (address, control) = (embedded(address), embedded(control));
+/// Whether a resolved address may be dialled, given where the control channel's peer is. Behind a proxy that is unknown,
+/// and then only what is public may be dialled past the proxy.
+pub(in crate::listen) fn may_dial(address: IpAddr, control: Option<IpAddr>) -> bool {
+    let (address, control) = (embedded(address), control.map(embedded).map_or(Class::Public, class));
     if METADATA.contains(&address) {
         return false;
     }
     match class(address) {
         Class::Public => true,
-        Class::Private => matches!(class(control), Class::Private | Class::Loopback),
-        inner @ (Class::Loopback | Class::LinkLocal) => class(control) == inner,
+        Class::Private => matches!(control, Class::Private | Class::Loopback),
+        inner @ (Class::Loopback | Class::LinkLocal) => control == inner,
         Class::Never => false,
     }
 }
@@ -121,7 +122,16 @@ mod tests {
             ("::ffff:127.0.0.1", "::1", true),
         ] {
             let (from, to) = (control.parse().unwrap(), address.parse().unwrap());
-            assert_eq!(may_dial(to, from), expected, "{address} from a control channel at {control}");
+            assert_eq!(may_dial(to, Some(from)), expected, "{address} from a control channel at {control}");
+        }
+    }
+
+    #[test]
+    fn only_public_addresses_pass_where_a_proxy_hides_the_relay() {
+        for (address, expected) in
+            [("203.0.113.9", true), ("10.0.0.1", false), ("127.0.0.1", false), ("fe80::1", false)]
+        {
+            assert_eq!(may_dial(address.parse().unwrap(), None), expected, "{address}");
         }
     }
 }
