@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use time::{OffsetDateTime, macros::format_description};
+
 /// Source of both readings.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Wall clock.
@@ -16,6 +18,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// How a clock is handed around.
 pub type SharedClock = Arc<dyn Clock>;
+
+/// A wall clock reading as RFC 3339 writes it, in UTC to the millisecond.
+pub fn timestamp(at: SystemTime) -> String {
+    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+    OffsetDateTime::from(at).format(format).unwrap_or_default()
+}
 
 /// The machine's clock.
 #[derive(Debug, Clone, Copy, Default)]
@@ -75,6 +83,12 @@ impl Clock for Manual {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timestamp_is_utc_to_the_millisecond() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_micros(1_572_000_000_123_456);
+        assert_eq!(timestamp(at), "2019-10-25T10:40:00.123Z");
+    }
 
     #[test]
     fn time_stands_still_until_it_is_moved() {

@@ -16,10 +16,11 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::{Semaphore, watch};
 
 pub(super) use follow::{Follower, Patience};
+
+use crate::clock::timestamp;
 
 /// Events that are kept. At some 300 bytes each they are a few hundred KiB, and even a bad hour of reconnects fits.
 pub const HISTORY: usize = 1000;
@@ -117,8 +118,7 @@ impl Event {
     /// As a follower reads it.
     fn json(&self) -> String {
         let mut object = self.fields.clone();
-        let time = OffsetDateTime::from(self.time).format(&Rfc3339).unwrap_or_default();
-        object.insert("time".to_owned(), time.into());
+        object.insert("time".to_owned(), timestamp(self.time).into());
         object.insert("kind".to_owned(), self.kind.into());
         Value::from(object).to_string()
     }
