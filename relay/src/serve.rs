@@ -1,8 +1,8 @@
 //! `relay serve`: the rendezvous server, wire-compatible with Azure Relay Hybrid Connections for WebSocket senders.
 //!
 //! Life of a sender: accepted and counted (`door`), its request read (`route`), its token checked (`authorize`)
-//! before anything is said about the entity, one listener asked (`connect`, `rendezvous`), and joined with it
-//! ([`crate::splice`]). A listener is a control channel (`control`) and, for each sender, one dial of its own
+//! before anything is said about the entity, a listener found (`meet`, `rendezvous`), and joined with it (`connect`,
+//! [`crate::splice`]). A listener is a control channel (`control`) and, for each sender, one dial of its own
 //! (`accept`). Refusals are listed in `refusal`.
 //!
 //! The relay never waits for a peer to become ready, keeps nothing on disk, and reads no payload.
@@ -14,11 +14,15 @@ mod connect;
 mod control;
 mod door;
 mod entities;
+mod events;
 mod listeners;
+mod meet;
 mod metrics;
+mod record;
 pub mod refusal;
 mod rendezvous;
 mod route;
+mod seen;
 mod share;
 mod upgrade;
 
@@ -26,7 +30,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use daemon::{
-    clock::SharedClock,
+    clock::{SharedClock, timestamp},
     config::{ConfigError, Loaded},
     process::{Context, StartFailure},
     shutdown::Shutdown,
@@ -36,7 +40,9 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 pub use self::config::{Config, EntityConfig, EntityLimits, Kind, Limits, Listen, Right, RuleConfig, Tokens};
-use self::{entities::Namespace, metrics::RelayMetrics, rendezvous::Table, share::Share};
+use self::{
+    entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table, share::Share,
+};
 use crate::splice::Buffers;
 
 /// ALPN of the relay: WebSocket upgrades need HTTP/1.1.
@@ -91,6 +97,7 @@ pub(crate) struct Relay {
     grace: Duration,
     accept_timeout: Duration,
     clock: SharedClock,
+    teller: Teller,
     shutdown: Shutdown,
     metrics: RelayMetrics,
 }
@@ -117,6 +124,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         grace: values.tokens.grace.0,
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),
+        teller: Teller::new(&context.events),
         shutdown: context.shutdown.clone(),
         metrics,
     });
@@ -151,12 +159,7 @@ fn show(context: &Context, relay: &Arc<Relay>) {
         let entities: serde_json::Map<String, serde_json::Value> = namespace
             .entities()
             .map(|entity| {
-                let listeners: Vec<_> = entity
-                    .listeners
-                    .live()
-                    .iter()
-                    .map(|listener| serde_json::json!({ "id": listener.id, "peer": listener.remote.to_string() }))
-                    .collect();
+                let listeners: Vec<_> = entity.listeners.live().iter().map(|listener| shown(listener)).collect();
                 let senders = entity.metrics.senders.get();
                 (entity.name.clone(), serde_json::json!({ "listeners": listeners, "senders": senders }))
             })
@@ -168,4 +171,17 @@ fn show(context: &Context, relay: &Arc<Relay>) {
             "entities": entities,
         })
     });
+}
+
+fn shown(listener: &Listener) -> serde_json::Value {
+    let record = &listener.record;
+    serde_json::json!({
+        "id": listener.id,
+        "peer": listener.remote.to_string(),
+        "since": timestamp(record.since),
+        "holder": record.holder,
+        "given": record.given(),
+        "failed": record.failed(),
+        "answers": !record.is_unresponsive(),
+    })
 }

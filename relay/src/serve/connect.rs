@@ -1,24 +1,14 @@
-//! A sender: waits, its handshake unanswered, until a listener has accepted or rejected it, and is joined with it.
-//!
-//! One listener is asked at a time, at random. One that goes away before it answered is replaced by the next; the sender
-//! notices nothing but the time, which is bounded by one deadline for all of them.
+//! A sender: waits, its handshake unanswered, until a listener has accepted or rejected it ([`super::meet`]), and is joined with
+//! it.
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use proto::{
-    hybrid::{
-        TOKEN_HEADER,
-        address::{Action, Rendezvous},
-        is_traceable,
-        message::{self, Accept, Endpoint, Headers},
-        new_id,
-    },
+    hybrid::{TOKEN_HEADER, message::Headers},
     tunnel::SUBPROTOCOL,
-    ws::{Role, handshake, message::Message},
+    ws::{Role, handshake},
 };
-use tokio::time::{Instant, sleep_until, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Relay,
@@ -26,22 +16,13 @@ use super::{
     authorize::{Need, carried, check},
     door::Visitor,
     entities::Entity,
-    listeners::Listener,
+    meet::meet,
     refusal::{Body, Refusal},
-    rendezvous::{Offer, Ticket, Verdict},
     route::{Asked, Denied},
     share::Place,
     upgrade::{Accepted, taken_over},
 };
 use crate::splice::{End, Framing, Leg, Side, Signals, Splice};
-
-/// What the listener chose.
-struct Chosen {
-    listener: Arc<Listener>,
-    upgrade: OnUpgrade,
-    protocol: Option<String>,
-    remote: std::net::SocketAddr,
-}
 
 /// Handles a connect handshake.
 pub(crate) async fn connect(
@@ -91,86 +72,8 @@ async fn admit(relay: &Relay, asked: &Asked) -> Result<Arc<Entity>, Refusal> {
     entity.ok_or(Refusal::EntityUnknown)
 }
 
-/// Finds a listener that takes this sender.
-async fn meet(visitor: &Visitor, entity: &Entity, asked: &Asked) -> Result<Chosen, Denied> {
-    let relay = &visitor.relay;
-    let (Some(_one_of_all), Some(_one_of_entity)) = (relay.waiting.take(), entity.waiting.take()) else {
-        return Err(Refusal::TooManyRendezvous.into());
-    };
-    let deadline = Instant::now() + relay.accept_timeout;
-    let draining = relay.shutdown.drain_token();
-    let id = if is_traceable(&asked.id) { asked.id.clone() } else { new_id() };
-    let protocols: Vec<String> = handshake::offered_protocols(asked.request.headers()).map(str::to_owned).collect();
-    let mut tried = Vec::new();
-    loop {
-        let picked = timeout_at(deadline, entity.listeners.pick(&tried)).await;
-        let Some(listener) = picked.map_err(|_| Refusal::AcceptTimeout)? else {
-            return Err(if tried.is_empty() { Refusal::NoListener } else { Refusal::ListenerLost }.into());
-        };
-        tried.push(listener.clone());
-        let offer = Offer { entity: entity.name.clone(), id: id.clone(), protocols: protocols.clone() };
-        let mut ticket = relay.table.offer(offer);
-        let text = invitation(visitor, entity, asked, &listener, &id, &ticket)?;
-        // A listener whose channel takes nothing for so long is as good as gone.
-        if !matches!(timeout_at(deadline, listener.channel.send(vec![Message::Text(text)])).await, Ok(Ok(()))) {
-            continue;
-        }
-        match verdict(&mut ticket, &listener.gone, &draining, deadline).await? {
-            Some(Verdict::Accepted { upgrade, protocol, remote }) => {
-                return Ok(Chosen { listener, upgrade, protocol, remote });
-            }
-            Some(Verdict::Rejected { status, description }) => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
-                return Err(Denied::ByListener { status, description });
-            }
-            None => {}
-        }
-    }
-}
-
-/// `None` when another listener should be asked.
-async fn verdict(
-    ticket: &mut Ticket,
-    gone: &CancellationToken,
-    draining: &CancellationToken,
-    deadline: Instant,
-) -> Result<Option<Verdict>, Refusal> {
-    tokio::select! {
-        biased;
-        verdict = &mut ticket.verdict => verdict.map(Some).map_err(|_| Refusal::ListenerLost),
-        () = draining.cancelled() => Err(Refusal::Draining),
-        () = gone.cancelled() => Ok(None),
-        () = sleep_until(deadline) => Err(Refusal::AcceptTimeout),
-    }
-}
-
-/// The `accept` message for one listener.
-fn invitation(
-    visitor: &Visitor,
-    entity: &Entity,
-    asked: &Asked,
-    listener: &Listener,
-    id: &str,
-    ticket: &Ticket,
-) -> Result<String, Refusal> {
-    let rendezvous = Rendezvous {
-        tls: listener.base.tls,
-        authority: &listener.base.authority,
-        action: Action::Accept,
-        id,
-        secret: &ticket.secret,
-    };
-    let accept = Accept {
-        address: rendezvous.address(&asked.target),
-        id: id.to_owned(),
-        connect_headers: forwarded(entity, asked),
-        remote_endpoint: Some(Endpoint { address: visitor.peer.ip().to_canonical(), port: visitor.peer.port() }),
-    };
-    message::Message::Accept(accept).write().map_err(|_| Refusal::HeadTooLarge)
-}
-
 /// All of the sender's headers but what carried its token. `Authorization` is the application's, unless it was that.
-fn forwarded(entity: &Entity, asked: &Asked) -> Headers {
+pub(crate) fn forwarded(entity: &Entity, asked: &Asked) -> Headers {
     let headers: &HeaderMap = asked.request.headers();
     let spent =
         !entity.anonymous_senders && carried(&asked.target, headers).is_some_and(|carried| carried.in_authorization);

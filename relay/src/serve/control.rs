@@ -22,9 +22,10 @@ use super::{
     Relay,
     access::Line,
     authorize::{Grant, Need, carried, check},
-    door::Visitor,
+    door::{Visitor, counted},
     entities::Entity,
     listeners::{Base, Listener, Place},
+    record::Record,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
     upgrade::{Accepted, taken_over},
@@ -133,30 +134,31 @@ impl Channel {
             channel: channel.clone(),
             base,
             remote: self.line.peer(),
+            record: Record::new(self.relay.clock.now(), self.grant.holder.clone()),
             gone: CancellationToken::new(),
         };
-        self.place.register(Arc::new(listener));
+        let listener = Arc::new(listener);
+        self.place.register(listener.clone());
         self.entity.metrics.listeners_opened.inc();
-        tracing::info!(entity = self.entity.name, listener = self.id, "listener connected");
+        self.relay.teller.connected(&self.entity, &listener);
+        if self.entity.seen.note(counted(listener.remote.ip())) {
+            self.relay.teller.new_address(&self.entity, &listener);
+        }
         tokio::pin!(writer);
         let ending = tokio::select! {
             biased;
             ending = self.serve(&mut receiver) => Some(ending),
             () = &mut writer => None,
         };
-        let Self { entity, id, place, mut line, .. } = self;
+        let Self { relay, entity, place, mut line, .. } = self;
         // No more senders, before the listener learns of it.
         drop(place);
-        match ending {
-            Some(Ending { name, fault, farewell }) => {
-                line.end(name, fault);
-                tracing::info!(entity = entity.name, listener = id, reason = name, "listener disconnected");
-                farewell.say(channel, &mut receiver, writer).await;
-            }
-            None => {
-                line.end("lost", "listener");
-                tracing::info!(entity = entity.name, listener = id, reason = "lost", "listener disconnected");
-            }
+        let (name, fault) = ending.as_ref().map_or(("lost", "listener"), |ending| (ending.name, ending.fault));
+        line.end(name, fault);
+        relay.teller.disconnected(&entity, &listener, name, fault);
+        drop((relay, entity, listener));
+        if let Some(ending) = ending {
+            ending.farewell.say(channel, &mut receiver, writer).await;
         }
     }
 

@@ -111,7 +111,7 @@ impl Drop for Unproven {
 }
 
 /// What counts as one address: an IPv4 address, or the /64 that one IPv6 user has.
-fn counted(address: IpAddr) -> IpAddr {
+pub(crate) fn counted(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

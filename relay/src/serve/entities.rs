@@ -13,6 +13,7 @@ use super::{
     config::{Config, EntityConfig, Right, RuleConfig},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
+    seen::Seen,
     share::Share,
 };
 use crate::splice::{Buffers, Pace};
@@ -46,6 +47,8 @@ pub(crate) struct Entity {
     pub(crate) pace: Option<Pace>,
     /// Its share of the memory for bytes in flight.
     pub(crate) buffers: Buffers,
+    /// From where its listeners came.
+    pub(crate) seen: Seen,
     /// Its counters.
     pub(crate) metrics: EntityMetrics,
 }
@@ -117,6 +120,7 @@ impl Entity {
             waiting: Share::new((config.limits.rendezvous / 4).max(1)),
             pace: entity.limits.bytes_per_second.map(|rate| Pace::new(rate.0)),
             buffers: buffers.share(),
+            seen: Seen::default(),
             metrics,
         })
     }

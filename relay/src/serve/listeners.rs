@@ -12,6 +12,8 @@ use proto::ws::message::Sender;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::record::Record;
+
 /// A live control channel.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -23,6 +25,8 @@ pub(crate) struct Listener {
     pub(crate) base: Base,
     /// Where it came from.
     pub(crate) remote: SocketAddr,
+    /// What it came to so far.
+    pub(crate) record: Record,
     /// Cancelled when it has gone.
     pub(crate) gone: CancellationToken,
 }
@@ -75,7 +79,8 @@ impl Listeners {
         Some(Place { listeners: self.clone(), registered: None })
     }
 
-    /// One at random, but none of `tried`. Waits while the only candidates are still opening.
+    /// One at random, but none of `tried`, and one that does not answer only when there is no other. Waits while the only
+    /// candidates are still opening.
     pub(crate) async fn pick(&self, tried: &[Arc<Listener>]) -> Option<Arc<Listener>> {
         loop {
             let changed = self.changed.notified();
@@ -88,8 +93,11 @@ impl Listeners {
                     .iter()
                     .filter(|listener| !tried.iter().any(|other| Arc::ptr_eq(other, listener)))
                     .collect();
-                if !candidates.is_empty() {
-                    return Some(candidates[random(candidates.len())].clone());
+                let answering: Vec<&Arc<Listener>> =
+                    candidates.iter().copied().filter(|listener| !listener.record.is_unresponsive()).collect();
+                let best = if answering.is_empty() { candidates } else { answering };
+                if !best.is_empty() {
+                    return Some(best[random(best.len())].clone());
                 }
                 if state.opening == 0 {
                     return None;

@@ -4,10 +4,13 @@ use std::sync::atomic::AtomicU64;
 use daemon::metrics::Metrics;
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 
 use super::refusal::Refusal;
+
+/// From a listener beside the relay to the end of the accept window.
+const ANSWER_SECONDS: [f64; 10] = [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 10.0, 30.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct EntityLabel {
@@ -26,7 +29,7 @@ struct CodeLabel {
 }
 
 /// All families of one relay.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct RelayMetrics {
     active_listeners: Family<EntityLabel, Gauge>,
     listeners: Family<EntityLabel, Counter>,
@@ -34,6 +37,8 @@ pub(crate) struct RelayMetrics {
     senders: Family<EntityLabel, Counter>,
     bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
     refusals: Family<CodeLabel, Counter>,
+    answer_seconds: Family<EntityLabel, Histogram, fn() -> Histogram>,
+    unanswered: Family<EntityLabel, Counter>,
     handshakes_failed: Counter,
     handshakes_crowded: Counter,
 }
@@ -48,6 +53,10 @@ pub(crate) struct EntityMetrics {
     /// Joined senders now.
     pub(crate) senders: Gauge,
     senders_opened: Counter,
+    /// From the question to a listener to its answer.
+    pub(crate) answer_seconds: Histogram,
+    /// Questions to listeners that were never answered.
+    pub(crate) unanswered: Counter,
     /// Payload from senders.
     pub(crate) bytes_to_listener: Counter<u64, AtomicU64>,
     /// Payload from listeners.
@@ -75,7 +84,18 @@ impl Drop for OpenSender {
 
 impl RelayMetrics {
     pub(crate) fn register(metrics: &Metrics) -> Self {
-        let this = Self::default();
+        let this = Self {
+            active_listeners: Family::default(),
+            listeners: Family::default(),
+            active_senders: Family::default(),
+            senders: Family::default(),
+            bytes: Family::default(),
+            refusals: Family::default(),
+            answer_seconds: Family::new_with_constructor(|| Histogram::new(ANSWER_SECONDS)),
+            unanswered: Family::default(),
+            handshakes_failed: Counter::default(),
+            handshakes_crowded: Counter::default(),
+        };
         let all = this.clone();
         metrics.register(|registry| {
             registry.register("active_listeners", "Control channels that are open", all.active_listeners);
@@ -84,6 +104,8 @@ impl RelayMetrics {
             registry.register("senders", "Senders joined with a listener", all.senders);
             registry.register("payload_bytes", "Payload forwarded", all.bytes);
             registry.register("refusals", "Requests refused by the relay, by reason", all.refusals);
+            registry.register("answer_seconds", "From asking a listener to its answer", all.answer_seconds);
+            registry.register("unanswered", "Questions that a listener never answered", all.unanswered);
             registry.register(
                 "handshakes_failed",
                 "Connections that never sent a whole request",
@@ -107,6 +129,8 @@ impl RelayMetrics {
             listeners_opened: self.listeners.get_or_create_owned(&entity),
             senders: self.active_senders.get_or_create_owned(&entity),
             senders_opened: self.senders.get_or_create_owned(&entity),
+            answer_seconds: self.answer_seconds.get_or_create_owned(&entity),
+            unanswered: self.unanswered.get_or_create_owned(&entity),
             bytes_to_listener: bytes("to_listener"),
             bytes_to_sender: bytes("to_sender"),
         }

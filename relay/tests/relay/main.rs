@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 mod control;
+mod events;
 mod handshake;
 mod hostile;
 mod listener;
@@ -9,3 +10,4 @@ mod relaying;
 mod rendezvous;
 mod support;
 mod tokens;
+mod unresponsive;

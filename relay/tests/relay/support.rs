@@ -138,9 +138,27 @@ impl Relay {
 
     /// A foreign listener on `e`.
     pub(crate) async fn listener(&self) -> Control {
+        self.listener_as("listener-1").await
+    }
+
+    /// A foreign listener on `e` with this id.
+    pub(crate) async fn listener_as(&self, id: &str) -> Control {
         let token = self.listen_token();
-        let target = "/$hc/e?sb-hc-action=listen&sb-hc-id=listener-1";
-        Control(self.dial(target, &[("ServiceBusAuthorization", &token)]).await.unwrap())
+        let target = format!("/$hc/e?sb-hc-action=listen&sb-hc-id={id}");
+        Control(self.dial(&target, &[("ServiceBusAuthorization", &token)]).await.unwrap())
+    }
+
+    /// What `/statusz` shows of the listeners on `e`.
+    pub(crate) fn shown_listener(&self, id: &str) -> Value {
+        let status = self.context.status.status()();
+        let listeners = status["relay"]["entities"]["e"]["listeners"].as_array().unwrap().clone();
+        listeners.into_iter().find(|listener| listener["id"] == id).unwrap_or_default()
+    }
+
+    /// The events of one kind, oldest first.
+    pub(crate) fn events(&self, kind: &str) -> Vec<serde_json::Map<String, Value>> {
+        let events = self.context.events.recent();
+        events.iter().filter(|event| event.kind == kind).map(|event| event.fields.clone()).collect()
     }
 
     /// A foreign sender on `e`, not yet answered.
