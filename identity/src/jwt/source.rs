@@ -34,15 +34,7 @@ pub(super) const REFETCH_PAUSE: Duration = Duration::from_secs(60);
 
 /// Attempts after a failed fetch: callers are refused until one succeeds, but all gateways ask the same issuer.
 const RETRY: retry::Policy = retry::Policy {
-    steps: &[
-        Duration::from_secs(5),
-        Duration::from_secs(10),
-        Duration::from_secs(20),
-        Duration::from_secs(40),
-        Duration::from_secs(80),
-        Duration::from_secs(160),
-        Duration::from_secs(300),
-    ],
+    climb: retry::Climb::Exponential { first: Duration::from_secs(5), factor: 2.0, cap: Duration::from_secs(300) },
     hint_max: Duration::ZERO,
     healthy: Duration::ZERO,
 };

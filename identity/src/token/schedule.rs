@@ -21,15 +21,7 @@ const JITTER: f64 = 0.1;
 /// Attempts after a failure that may pass: somebody may be waiting, and an issuer that sheds load says so itself. A fetch
 /// that succeeded is a healthy spell.
 pub(super) const FETCH: retry::Policy = retry::Policy {
-    steps: &[
-        Duration::from_secs(1),
-        Duration::from_secs(2),
-        Duration::from_secs(4),
-        Duration::from_secs(8),
-        Duration::from_secs(16),
-        Duration::from_secs(32),
-        Duration::from_secs(60),
-    ],
+    climb: retry::Climb::Exponential { first: Duration::from_secs(1), factor: 2.0, cap: Duration::from_secs(60) },
     hint_max: Duration::from_secs(600),
     healthy: Duration::ZERO,
 };

@@ -2,13 +2,7 @@
 use super::*;
 
 const POLICY: Policy = Policy {
-    steps: &[
-        Duration::from_secs(1),
-        Duration::from_secs(2),
-        Duration::from_secs(4),
-        Duration::from_secs(8),
-        Duration::from_secs(10),
-    ],
+    climb: Climb::Exponential { first: Duration::from_secs(1), factor: 2.0, cap: Duration::from_secs(10) },
     hint_max: Duration::from_secs(60),
     healthy: Duration::from_secs(30),
 };
@@ -23,7 +17,7 @@ fn waits(ladder: &mut Ladder, count: usize) -> Vec<f64> {
 }
 
 #[test]
-fn intervals_grow_step_by_step_and_stay_at_the_last() {
+fn intervals_double_up_to_the_cap() {
     assert_eq!(waits(&mut ladder(1.0), 6), [1.0, 2.0, 4.0, 8.0, 10.0, 10.0]);
 }
 
@@ -31,6 +25,8 @@ fn intervals_grow_step_by_step_and_stay_at_the_last() {
 fn a_listener_climbs_as_the_sdks_do() {
     let mut ladder = Ladder::with_random(LISTENER, || 1.0);
     assert_eq!(waits(&mut ladder, 8), [0.0, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0, 30.0]);
+    ladder.ended(LISTENER.healthy);
+    assert_eq!(waits(&mut ladder, 2), [0.0, 1.0]);
 }
 
 #[test]
@@ -93,7 +89,7 @@ fn system_jitter_stays_in_range() {
     for policy in [TUNNEL, LISTENER] {
         let mut ladder = Ladder::new(policy);
         for _ in 0..1000 {
-            assert!(ladder.next_wait(None) <= *policy.steps.last().unwrap());
+            assert!(ladder.next_wait(None) <= policy.climb.cap());
         }
     }
 }
