@@ -24,6 +24,7 @@ mod rendezvous;
 mod route;
 mod seen;
 mod share;
+mod storm;
 mod upgrade;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -42,6 +43,7 @@ use tracing::info;
 pub use self::config::{Config, EntityConfig, EntityLimits, Kind, Limits, Listen, Right, RuleConfig, Tokens};
 use self::{
     entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table, share::Share,
+    storm::Offenders,
 };
 use crate::splice::Buffers;
 
@@ -98,6 +100,7 @@ pub(crate) struct Relay {
     accept_timeout: Duration,
     clock: SharedClock,
     teller: Teller,
+    offenders: Offenders,
     shutdown: Shutdown,
     metrics: RelayMetrics,
 }
@@ -125,6 +128,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),
         teller: Teller::new(&context.events),
+        offenders: Offenders::default(),
         shutdown: context.shutdown.clone(),
         metrics,
     });

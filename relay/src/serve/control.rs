@@ -28,16 +28,17 @@ use super::{
     record::Record,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
+    storm,
     upgrade::{Accepted, taken_over},
 };
 use crate::farewell::Farewell;
 
 /// Largest message from a listener: a response body. Texts have their own, slightly smaller bound.
-const MESSAGE_MAX: usize = BODY_MAX;
+pub(crate) const MESSAGE_MAX: usize = BODY_MAX;
 
 /// Silence after which a listener is pinged; twice that without a frame and it is gone. Keeps the channel known to
 /// balancers, which forget it after some four minutes.
-const PING: Duration = Duration::from_secs(25);
+pub(crate) const PING: Duration = Duration::from_secs(25);
 
 /// Handles a listen handshake.
 pub(crate) async fn listen(
@@ -56,9 +57,10 @@ pub(crate) async fn listen(
     };
     let (entity, grant, base, place) = match admitted.await {
         Ok(admitted) => admitted,
-        Err(refusal) => return Err((refusal.into(), line)),
+        Err(refusal) => return storm::refuse(visitor, asked, accept, line, refusal).await,
     };
     visitor.proven();
+    relay.offenders.clear(visitor.peer.ip(), &entity.name);
     line.path.clone_from(&entity.name);
     line.listener.clone_from(&asked.id);
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();

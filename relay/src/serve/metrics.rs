@@ -39,6 +39,7 @@ pub(crate) struct RelayMetrics {
     refusals: Family<CodeLabel, Counter>,
     answer_seconds: Family<EntityLabel, Histogram, fn() -> Histogram>,
     unanswered: Family<EntityLabel, Counter>,
+    parked: Family<EntityLabel, Counter>,
     handshakes_failed: Counter,
     handshakes_crowded: Counter,
 }
@@ -57,6 +58,8 @@ pub(crate) struct EntityMetrics {
     pub(crate) answer_seconds: Histogram,
     /// Questions to listeners that were never answered.
     pub(crate) unanswered: Counter,
+    /// Storming listeners that were parked.
+    pub(crate) parked: Counter,
     /// Payload from senders.
     pub(crate) bytes_to_listener: Counter<u64, AtomicU64>,
     /// Payload from listeners.
@@ -93,6 +96,7 @@ impl RelayMetrics {
             refusals: Family::default(),
             answer_seconds: Family::new_with_constructor(|| Histogram::new(ANSWER_SECONDS)),
             unanswered: Family::default(),
+            parked: Family::default(),
             handshakes_failed: Counter::default(),
             handshakes_crowded: Counter::default(),
         };
@@ -106,6 +110,7 @@ impl RelayMetrics {
             registry.register("refusals", "Requests refused by the relay, by reason", all.refusals);
             registry.register("answer_seconds", "From asking a listener to its answer", all.answer_seconds);
             registry.register("unanswered", "Questions that a listener never answered", all.unanswered);
+            registry.register("parked", "Storming listeners that were parked instead of refused", all.parked);
             registry.register(
                 "handshakes_failed",
                 "Connections that never sent a whole request",
@@ -131,6 +136,7 @@ impl RelayMetrics {
             senders_opened: self.senders.get_or_create_owned(&entity),
             answer_seconds: self.answer_seconds.get_or_create_owned(&entity),
             unanswered: self.unanswered.get_or_create_owned(&entity),
+            parked: self.parked.get_or_create_owned(&entity),
             bytes_to_listener: bytes("to_listener"),
             bytes_to_sender: bytes("to_sender"),
         }

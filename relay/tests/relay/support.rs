@@ -187,7 +187,8 @@ impl Relay {
             ("Sec-WebSocket-Version", "13"),
             ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
         ];
-        for (name, value) in upgrade.iter().chain(headers) {
+        let own = upgrade.iter().filter(|(name, _)| headers.iter().all(|(other, _)| other != name));
+        for (name, value) in own.chain(headers) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
         head.push_str("\r\n");
