@@ -280,20 +280,15 @@ impl Cluster {
 }
 
 fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> Result<Way, StartError> {
-    let wrong = |message: String| StartError::Way { cluster: cluster.to_owned(), message };
-    match way {
-        WayConfig { direct: Some(url), .. } => {
-            Ok(Way::Direct(url.parse().map_err(|error: way::DirectUrlError| wrong(error.to_string()))?))
-        }
-        WayConfig { hybrid_connection: Some(url), credential: Some(credential), .. } => Ok(Way::HybridConnection {
-            address: url.parse().map_err(|error: relay::sender::AddressError| wrong(error.to_string()))?,
-            shown: url.clone(),
-            credential: credential
-                .open(base, context)
-                .map_err(|source| StartError::Credential { cluster: cluster.to_owned(), source })?,
-        }),
-        _ => Err(wrong("a way is exactly one of `direct:` and `hybrid_connection:`".to_owned())),
-    }
+    let cluster = || cluster.to_owned();
+    let Some(url) = &way.direct else {
+        let opened = way.access().open(base, context);
+        let (address, credential) = opened.map_err(|source| StartError::Credential { cluster: cluster(), source })?;
+        return Ok(Way::HybridConnection { address, credential });
+    };
+    url.parse()
+        .map(Way::Direct)
+        .map_err(|error: way::DirectUrlError| StartError::Way { cluster: cluster(), message: error.to_string() })
 }
 
 #[cfg(test)]

@@ -119,7 +119,7 @@ impl Held {
 /// Starts a listener; its tasks belong to `context.shutdown`.
 #[expect(clippy::unused_async, reason = "every component is started in the same way")]
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let Loaded { values, base, path } = config;
+    let Loaded { values, base, .. } = config;
     let tls = client(roots(&values.trust, &base)?, &[b"http/1.1"]);
     let dialer = Dialer::open(&values.proxy, &values.trust, &base)?;
     let metrics = ListenerMetrics::register(&context.metrics);
@@ -128,14 +128,11 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let joined = Arc::new(Semaphore::new(JOINED));
     let buffers = Buffers::new(BUFFER_MEMORY);
     let mut held = Vec::new();
-    for (index, connection) in values.hybrid_connections.iter().enumerate() {
-        let address: Address = connection.url.parse().map_err(|error: crate::sender::AddressError| {
-            let key = format!("hybrid_connections.{index}.url");
-            ConfigError::Invalid { path: path.clone(), key, message: error.to_string() }
-        })?;
+    for connection in &values.hybrid_connections {
+        let (address, credential) = connection.access().open(&base, &context)?;
         held.push(Arc::new(Held {
             permit: Permit::new(&address, &connection.rendezvous_hosts, &connection.rendezvous_ports),
-            credential: connection.credential.open(&base, &context)?,
+            credential,
             tls: tls.clone(),
             forward: connection.forward.clone(),
             dialer: dialer.clone(),

@@ -4,8 +4,47 @@
 //! A sender is given its identity ([`Credential`]), a way out ([`Dialer`]) and TLS once, and then dials any number of
 //! addresses. A refusal comes with the relay's status and reason ([`DialError::refusal`]). Against a relay of ours the
 //! sender learns which listener it was joined with ([`Connected::listener`]) and can dial past it ([`Request::avoid`]).
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use identity::tls::{self, Trust};
+//! use relay::{
+//!     dial::{Dialer, ProxyConfig},
+//!     sender::{Credential, Join, Request, Sender},
+//! };
+//! use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let here = Path::new(".");
+//! let trust = Trust::default();
+//! let dialer = Dialer::open(&ProxyConfig::FromEnvironment, &trust, here)?;
+//! let sender = Sender::new(dialer, tls::client(tls::roots(&trust, here)?, &[b"http/1.1"]));
+//!
+//! // A connection string, as Azure shows it and as `relay entity add` writes it.
+//! let join = Join::parse(&std::fs::read_to_string("send.join")?)?;
+//! let credential = Credential::from(join.login);
+//! let mut stream = match sender.dial(&join.address, &credential, Request::default()).await {
+//!     Ok(connected) => connected.stream,
+//!     Err(error) => {
+//!         if let Some((status, reason)) = error.refusal() {
+//!             eprintln!("the relay or its listener said {status} {reason}");
+//!         }
+//!         return Err(error.into());
+//!     }
+//! };
+//! stream.write_all(b"hello").await?;
+//! // Our direction ends; what the listener still sends comes.
+//! stream.shutdown().await?;
+//! let mut answer = Vec::new();
+//! stream.read_to_end(&mut answer).await?;
+//! # Ok(())
+//! # }
+//! ```
+mod access;
 mod address;
 mod credential;
+mod join;
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -20,8 +59,10 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 pub use self::{
+    access::Access,
     address::{Address, AddressError},
-    credential::{Credential, CredentialConfig, KeyFile, Minted, TOKEN_LIFE},
+    credential::{Credential, CredentialConfig, Minted, TOKEN_LIFE},
+    join::{Join, JoinError, JoinFile, JoinLogin},
 };
 use crate::{
     dial::{Carrier, Dialer, ReachError},

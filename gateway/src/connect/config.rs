@@ -6,9 +6,12 @@ use std::{
     path::PathBuf,
 };
 
-use daemon::config::Validate;
+use daemon::config::{SecretRef, Validate};
 use identity::{tls::Trust, token::SourceConfig};
-use relay::{dial::ProxyConfig, sender::CredentialConfig};
+use relay::{
+    dial::ProxyConfig,
+    sender::{Access, CredentialConfig},
+};
 use serde::Deserialize;
 
 use super::{face::guard, target::Target, way::DirectUrl};
@@ -61,7 +64,7 @@ pub struct ClusterTrust {
     pub file: PathBuf,
 }
 
-/// One way to a cluster: either `direct` or `hybrid_connection`.
+/// One way to a cluster: `direct`, `hybrid_connection` with `credential`, or `join`.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WayConfig {
@@ -74,6 +77,10 @@ pub struct WayConfig {
     /// The right to send on the hybrid connection.
     #[serde(default)]
     pub credential: Option<CredentialConfig>,
+    /// In place of both: a connection string, as `relay entity add` writes it and as Azure shows it for the hybrid
+    /// connection. A file is read anew for each token.
+    #[serde(default)]
+    pub join: Option<SecretRef>,
 }
 
 /// A local port: either `http` or `tcp`.
@@ -158,6 +165,9 @@ impl FaceConfig {
     }
 }
 
+/// What a way is.
+const ONE_WAY: &str = "a way is exactly one of `direct:`, `hybrid_connection:` and `join:`";
+
 type Problem = (String, String);
 
 fn problem(key: impl Into<String>, message: impl Into<String>) -> Problem {
@@ -218,24 +228,28 @@ impl ClusterConfig {
 }
 
 impl WayConfig {
+    /// Where the relay is and as whom we come, for a way that is not direct.
+    pub(super) fn access(&self) -> Access<'_> {
+        Access {
+            url: ("hybrid_connection", self.hybrid_connection.as_deref()),
+            credential: self.credential.as_ref(),
+            join: self.join.as_ref(),
+        }
+    }
+
     fn validate(&self, key: &str) -> Result<(), Problem> {
-        match (&self.direct, &self.hybrid_connection, &self.credential) {
-            (Some(url), None, None) => {
-                url.parse::<DirectUrl>().map(drop).map_err(|error| problem(format!("{key}.direct"), error.to_string()))
-            }
-            (Some(_), None, Some(_)) => Err(problem(
+        let (relay, credential) = (self.hybrid_connection.is_some() || self.join.is_some(), self.credential.is_some());
+        match &self.direct {
+            Some(_) if relay => Err(problem(key, ONE_WAY)),
+            Some(_) if credential => Err(problem(
                 format!("{key}.credential"),
                 "a direct way takes no credential: the cluster's `token` is used; remove it",
             )),
-            (None, Some(url), Some(_)) => url
-                .parse::<relay::sender::Address>()
-                .map(drop)
-                .map_err(|error| problem(format!("{key}.hybrid_connection"), error.to_string())),
-            (None, Some(_), None) => Err(problem(
-                key,
-                "a hybrid connection needs a credential: `credential: { sas: { rule: …, key: { file: … } } }`",
-            )),
-            _ => Err(problem(key, "a way is exactly one of `direct:` and `hybrid_connection:`")),
+            Some(url) => {
+                url.parse::<DirectUrl>().map(drop).map_err(|error| problem(format!("{key}.direct"), error.to_string()))
+            }
+            None if !relay && !credential => Err(problem(key, ONE_WAY)),
+            None => self.access().check().map_err(|(at, message)| problem(format!("{key}.{at}"), message)),
         }
     }
 }

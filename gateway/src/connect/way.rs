@@ -54,8 +54,6 @@ pub(crate) enum Way {
     HybridConnection {
         /// Where the relay is.
         address: sender::Address,
-        /// The address as configured, for people.
-        shown: String,
         /// The right to send.
         credential: sender::Credential,
     },
@@ -75,7 +73,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct(url) => url.fmt(f),
-            Self::HybridConnection { shown, .. } => f.write_str(shown),
+            Self::HybridConnection { address, .. } => address.fmt(f),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! `listener.yaml`.
-use daemon::config::Validate;
+use daemon::config::{SecretRef, Validate};
 use identity::tls::Trust;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::{
     dial::ProxyConfig,
-    sender::{Address, CredentialConfig},
+    sender::{Access, CredentialConfig},
 };
 
 /// Most control channels per hybrid connection: what Azure allows all listeners together.
@@ -33,9 +33,15 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct HybridConnection {
     /// Where it is: `sb://host[:port]/name`. `ws://` in place of `sb://` is plain text, for a relay on loopback.
-    pub url: String,
+    #[serde(default)]
+    pub url: Option<String>,
     /// What proves that we may listen.
-    pub credential: CredentialConfig,
+    #[serde(default)]
+    pub credential: Option<CredentialConfig>,
+    /// In place of both: a connection string, as `relay entity add` writes it and as Azure shows it for the hybrid
+    /// connection. A file is read anew for each token.
+    #[serde(default)]
+    pub join: Option<SecretRef>,
     /// Control channels to hold, 1 to 25; default 2, so that one may break.
     #[serde(default = "two")]
     pub channels: usize,
@@ -74,6 +80,13 @@ impl Forward {
     }
 }
 
+impl HybridConnection {
+    /// Where it is, and as whom.
+    pub(crate) fn access(&self) -> Access<'_> {
+        Access { url: ("url", self.url.as_deref()), credential: self.credential.as_ref(), join: self.join.as_ref() }
+    }
+}
+
 fn two() -> usize {
     2
 }
@@ -85,8 +98,8 @@ impl Validate for Config {
         }
         for (index, connection) in self.hybrid_connections.iter().enumerate() {
             let fail = |key: &str, message: String| Err((format!("hybrid_connections.{index}.{key}"), message));
-            if let Err(error) = connection.url.parse::<Address>() {
-                return fail("url", error.to_string());
+            if let Err((key, message)) = connection.access().check() {
+                return fail(key, message);
             }
             if !(1..=CHANNELS_MAX).contains(&connection.channels) {
                 return fail("channels", format!("is {}; write 1 to {CHANNELS_MAX}", connection.channels));

@@ -1,11 +1,12 @@
 //! What proves to a relay who we are: a rule's key, read anew for each token, or a token source.
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use daemon::{
-    clock::SharedClock,
+    clock::{SharedClock, SystemClock},
     config::{ConfigError, SecretRef},
     process::Context,
 };
@@ -16,7 +17,7 @@ use identity::{
 };
 use serde::Deserialize;
 
-use super::{Address, DialError};
+use super::{Address, DialError, JoinFile, JoinLogin};
 
 /// Life of the shared access signatures that we mint: what the SDKs use, and short enough that a leaked one is soon
 /// worth nothing.
@@ -40,27 +41,25 @@ pub enum CredentialConfig {
     Entra(SourceConfig),
 }
 
-/// A credential ready to mint tokens.
+/// A credential ready to mint tokens. Cheap to clone.
 #[derive(Debug, Clone)]
-pub enum Credential {
-    /// A rule and its key.
-    Sas {
-        /// Rule name.
-        rule: String,
-        /// Where its key is.
-        key: KeyFile,
-        /// For the token's end.
-        clock: SharedClock,
-    },
-    /// A token cache.
-    Entra(Cache),
+pub struct Credential {
+    kind: Kind,
+    clock: SharedClock,
 }
 
-/// Where a key is.
 #[derive(Debug, Clone)]
-pub struct KeyFile {
-    reference: SecretRef,
-    base: PathBuf,
+enum Kind {
+    Rule { rule: String, key: Key },
+    Signature { token: Secret, expires: SystemTime },
+    Join(JoinFile),
+    Source(Cache),
+}
+
+#[derive(Debug, Clone)]
+enum Key {
+    Known(Secret),
+    Kept(SecretRef, PathBuf),
 }
 
 /// A token in hand.
@@ -75,16 +74,11 @@ pub struct Minted {
 impl CredentialConfig {
     /// Checks keys and starts caches.
     pub fn open(&self, base: &Path, context: &Context) -> Result<Credential, ConfigError> {
-        match self {
+        let kind = match self {
             Self::Sas { rule, key } => {
-                let file = KeyFile { reference: key.clone(), base: base.to_owned() };
-                let checked = Rule { name: rule.clone(), rights: Rights::default(), keys: vec![file.read()?] };
-                checked.check_strength().map_err(|error| ConfigError::Invalid {
-                    path: base.to_owned(),
-                    key: "credential.sas".to_owned(),
-                    message: error.to_string(),
-                })?;
-                Ok(Credential::Sas { rule: rule.clone(), key: file, clock: context.clock.clone() })
+                let kept = Key::Kept(key.clone(), base.to_owned());
+                check_strength(rule, &kept.read()?, base, "credential.sas")?;
+                Kind::Rule { rule: rule.clone(), key: kept }
             }
             Self::Entra(config) => {
                 let source = source(config, base).map_err(|error| ConfigError::Invalid {
@@ -92,31 +86,75 @@ impl CredentialConfig {
                     key: "credential.entra".to_owned(),
                     message: error.to_string(),
                 })?;
-                Ok(Credential::Entra(Cache::new(source, context.clock.clone(), context.shutdown.clone())))
+                Kind::Source(Cache::new(source, context.clock.clone(), context.shutdown.clone()))
             }
+        };
+        Ok(Credential { kind, clock: context.clock.clone() })
+    }
+}
+
+impl Key {
+    fn read(&self) -> Result<Secret, ConfigError> {
+        match self {
+            Self::Known(key) => Ok(key.clone()),
+            Self::Kept(reference, base) => reference.read(base).map(Secret::from),
         }
     }
 }
 
-impl KeyFile {
-    fn read(&self) -> Result<Secret, ConfigError> {
-        self.reference.read(&self.base).map(Secret::from)
-    }
+fn check_strength(rule: &str, key: &Secret, base: &Path, at: &str) -> Result<(), ConfigError> {
+    let checked = Rule { name: rule.to_owned(), rights: Rights::default(), keys: vec![key.clone()] };
+    checked.check_strength().map_err(|error| ConfigError::Invalid {
+        path: base.to_owned(),
+        key: at.to_owned(),
+        message: error.to_string(),
+    })
 }
 
 impl Credential {
+    /// A rule's name and key, for programs that have both in hand.
+    pub fn rule(name: impl Into<String>, key: Secret) -> Self {
+        JoinLogin::Key { rule: name.into(), key }.into()
+    }
+
+    /// A join string that is kept in a file or variable: where it leads, and the credential in it.
+    pub fn join(file: JoinFile, base: &Path, clock: SharedClock) -> Result<(Address, Self), ConfigError> {
+        let join = file.read()?;
+        if let JoinLogin::Key { rule, key } = &join.login {
+            check_strength(rule, key, base, "join")?;
+        }
+        Ok((join.address, Self { kind: Kind::Join(file), clock }))
+    }
+
     /// A token for the hybrid connection at `address`.
     pub async fn mint(&self, address: &Address) -> Result<Minted, DialError> {
-        match self {
-            Self::Sas { rule, key, clock } => {
-                let key = key.read().map_err(DialError::Key)?;
-                let expires = clock.now() + TOKEN_LIFE;
-                Ok(Minted { secret: sas::mint(&address.resource(), rule, &key, expires), expires })
-            }
-            Self::Entra(cache) => {
+        match &self.kind {
+            Kind::Rule { rule, key } => Ok(self.sign(address, rule, &key.read().map_err(DialError::Key)?)),
+            Kind::Signature { token, expires } => Ok(Minted { secret: token.clone(), expires: *expires }),
+            Kind::Join(file) => match file.read_for(address).map_err(DialError::Key)? {
+                JoinLogin::Key { rule, key } => Ok(self.sign(address, &rule, &key)),
+                JoinLogin::Signature { token, expires } => Ok(Minted { secret: token, expires }),
+            },
+            Kind::Source(cache) => {
                 let token = cache.get(AUDIENCE).await.map_err(DialError::Token)?;
                 Ok(Minted { secret: token.secret, expires: token.expires })
             }
         }
+    }
+
+    fn sign(&self, address: &Address, rule: &str, key: &Secret) -> Minted {
+        let expires = self.clock.now() + TOKEN_LIFE;
+        Minted { secret: sas::mint(&address.resource(), rule, key, expires), expires }
+    }
+}
+
+/// On the system's clock.
+impl From<JoinLogin> for Credential {
+    fn from(login: JoinLogin) -> Self {
+        let kind = match login {
+            JoinLogin::Key { rule, key } => Kind::Rule { rule, key: Key::Known(key) },
+            JoinLogin::Signature { token, expires } => Kind::Signature { token, expires },
+        };
+        Self { kind, clock: Arc::new(SystemClock) }
     }
 }

@@ -59,13 +59,13 @@ impl Listener {
 }
 
 /// A credential of a sender on `e`.
-fn credential(folder: &Path, context: &Context) -> Credential {
+pub(crate) fn credential(folder: &Path, context: &Context) -> Credential {
     write_secret(&folder.join("send.key"), SEND_KEY);
     let config = CredentialConfig::Sas { rule: "send".into(), key: daemon::config::SecretRef::File("send.key".into()) };
     config.open(folder, context).unwrap()
 }
 
-fn plain_tls() -> Arc<ClientConfig> {
+pub(crate) fn plain_tls() -> Arc<ClientConfig> {
     tls::client(rustls::RootCertStore::empty(), &[])
 }
 

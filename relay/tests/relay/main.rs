@@ -8,6 +8,7 @@ mod hostile;
 mod listener;
 mod relaying;
 mod rendezvous;
+mod sender;
 mod storm;
 mod support;
 mod tokens;

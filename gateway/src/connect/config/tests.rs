@@ -49,7 +49,10 @@ fn what_cannot_work_is_refused_by_key() {
         ("    ways: [{ direct: \"ws://gw.example.com\" }]", HTTP, "clusters.factory-a.ways[0].direct"),
         ("    ways: [{}]", HTTP, "clusters.factory-a.ways[0]"),
         ("    ways: [{ direct: \"wss://a\", hybrid_connection: \"sb://b/c\" }]", HTTP, "clusters.factory-a.ways[0]"),
-        ("    ways: [{ hybrid_connection: \"sb://relay/a\" }]", HTTP, "needs a credential"),
+        ("    ways: [{ hybrid_connection: \"sb://relay/a\" }]", HTTP, "clusters.factory-a.ways[0].credential"),
+        ("    ways: [{ direct: \"wss://a\", join: { file: j } }]", HTTP, "exactly one of"),
+        ("    ways: [{ hybrid_connection: \"sb://b/c\", join: { file: j } }]", HTTP, "clusters.factory-a.ways[0].join"),
+        ("    ways: [{ credential: { sas: { rule: r, key: { file: k } } } }]", HTTP, "ways[0].hybrid_connection"),
         (
             "    ways: [{ direct: \"wss://a\", credential: { sas: { rule: r, key: { file: k } } } }]",
             HTTP,
@@ -81,6 +84,11 @@ fn what_cannot_work_is_refused_by_key() {
         let error = parse(&file(cluster, faces)).expect_err(expected);
         assert!(error.contains(expected), "expected `{expected}` in: {error}");
     }
+}
+
+#[test]
+fn a_join_string_takes_the_place_of_address_and_credential() {
+    parse(&file("    ways: [{ join: { file: factory-a.join } }]", HTTP)).unwrap();
 }
 
 #[test]
