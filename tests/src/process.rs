@@ -4,6 +4,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use tokio::{
@@ -18,6 +19,9 @@ use crate::{
 
 /// Lines of a process's log that are printed when a test fails: the last ones.
 const LINES_REPORTED: usize = 120;
+
+/// Ticks per second in `/proc/<pid>/stat`: fixed at 100 for user space on Linux.
+const TICKS: u32 = 100;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -171,6 +175,18 @@ impl Process {
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a status has VmRSS");
         let kib: u64 = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).expect("VmRSS is in KiB");
         kib * 1024
+    }
+
+    /// CPU time, user and system together, in all its threads.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("a live process has a stat");
+        // Fields 14 and 15 (proc(5)), counted behind the command name, which may hold spaces.
+        let fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ').skip(11).take(2));
+        let ticks = fields.into_iter().flatten().filter_map(|field| field.parse::<u32>().ok()).sum::<u32>();
+        Duration::from_secs(1) * ticks / TICKS
     }
 }
 

@@ -6,7 +6,6 @@
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
 
 mod load;
-mod processes;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +16,6 @@ use causeway_tests::{
     topology::ready,
 };
 use load::Rate;
-use processes::Usage;
 use tokio::task::JoinSet;
 
 /// Bytes of one bulk upload.
@@ -46,10 +44,10 @@ struct Path {
 
 struct Round {
     bulk: Duration,
-    bulk_usage: Usage,
+    bulk_cpu: Duration,
     tcp: Rate,
     http: Rate,
-    http_usage: Usage,
+    http_cpu: Duration,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -73,18 +71,23 @@ async fn run() -> anyhow::Result<()> {
     }
     for _ in 0..ROUNDS {
         for path in &mut paths {
-            let before = Usage::of(&path.processes);
+            let before = cpu(&path.processes);
             let bulk = load::upload(path.bulk, BULK).await?;
-            let bulk_usage = Usage::of(&path.processes).since(&before);
+            let bulk_cpu = cpu(&path.processes) - before;
             let tcp = load::requests(path.tcp, path.head.clone(), CONNECTIONS, REQUESTS_FOR).await?;
-            let before = Usage::of(&path.processes);
+            let before = cpu(&path.processes);
             let http = load::requests(path.http, path.head.clone(), CONNECTIONS, REQUESTS_FOR).await?;
-            let http_usage = Usage::of(&path.processes).since(&before);
-            path.seen.push(Round { bulk, bulk_usage, tcp, http, http_usage });
+            let http_cpu = cpu(&path.processes) - before;
+            path.seen.push(Round { bulk, bulk_cpu, tcp, http, http_cpu });
         }
     }
     report(&mut paths);
     Ok(())
+}
+
+/// CPU time of some processes together.
+fn cpu(processes: &[Process]) -> Duration {
+    processes.iter().map(Process::cpu).sum()
 }
 
 /// A site whose nginx serves the small file, and the request for it.
@@ -203,7 +206,7 @@ fn report(paths: &mut [Path]) {
             path.name,
             median(path, gigabits),
             median(path, gigabits) / bulk,
-            median(path, |round| round.bulk_usage.cpu.as_secs_f64() / (BULK as f64 / f64::from(1 << 30))),
+            median(path, |round| round.bulk_cpu.as_secs_f64() / (BULK as f64 / f64::from(1 << 30))),
             median(path, |round| round.tcp.per_second),
             median(path, |round| round.tcp.per_second) / tcp,
             median(path, |round| round.http.per_second),
@@ -211,7 +214,7 @@ fn report(paths: &mut [Path]) {
             median(path, |round| round.http.p50.as_secs_f64() * 1e6),
             median(path, |round| round.http.p99.as_secs_f64() * 1e6),
             median(path, |round| {
-                round.http_usage.cpu.as_secs_f64() * 1e6 / (round.http.per_second * REQUESTS_FOR.as_secs_f64())
+                round.http_cpu.as_secs_f64() * 1e6 / (round.http.per_second * REQUESTS_FOR.as_secs_f64())
             }),
             if resident.is_empty() { "–".to_owned() } else { resident.join(" ") },
         );
