@@ -1,6 +1,6 @@
 //! Whether the resource in a token covers what was asked for. Clients write the same place in many ways
 //! (`http://host:443/path`, `sb://host`, `http://host/path/`), so scheme, port, case and outer slashes do not count;
-//! host and whole path segments do.
+//! host and whole path segments do. The path in it is that of an address, with escapes of its own.
 use percent_encoding::percent_decode_str;
 
 /// Schemes that clients of a relay sign with.
@@ -19,8 +19,10 @@ pub(super) fn covers(resource: &str, host: &str, path: &str) -> bool {
     if !signed_host.eq_ignore_ascii_case(host.trim_matches(['[', ']'])) {
         return false;
     }
+    // The clients sign the address as they dial it; `path` has its escapes resolved.
+    let signed = percent_decode_str(signed).decode_utf8_lossy();
     let mut asked = segments(path);
-    segments(signed).all(|segment| asked.next().is_some_and(|wanted| wanted.eq_ignore_ascii_case(segment)))
+    segments(&signed).all(|segment| asked.next().is_some_and(|wanted| wanted.eq_ignore_ascii_case(segment)))
 }
 
 /// The host without its port; `None` when the authority holds anything that no relay's authority has.

@@ -171,6 +171,15 @@ fn the_resource_must_cover_host_and_whole_segments() {
 }
 
 #[test]
+fn escapes_in_the_signed_path_are_those_of_the_address() {
+    for resource in ["http://relay.example.com/factory-a/er%20path", "http://relay.example.com/factory-a/er path"] {
+        assert!(check(&minted(resource), "factory-a/er path/x").is_ok(), "{resource}");
+        assert_eq!(check(&minted(resource), "factory-a/er"), Err(SasError::Audience), "{resource}");
+    }
+    assert!(check(&minted("http://relay.example.com/factory-a/100%"), "factory-a/100%").is_ok());
+}
+
+#[test]
 fn an_address_literal_is_a_host_like_any_other() {
     let rule = rule("send", &[KEY]);
     for (resource, host) in [
