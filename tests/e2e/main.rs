@@ -11,5 +11,6 @@ mod cold_start;
 mod command_line;
 mod privacy;
 mod recovery;
+mod sdk_ws;
 mod shutdown;
 mod sidecar;

@@ -5,12 +5,16 @@
 //! condition. When a test fails, each process that it had started prints its log.
 
 pub mod curl;
+pub mod driver;
+pub mod hyco;
 pub mod log;
+pub mod namespace;
 pub mod nginx;
 pub mod pattern;
 pub mod pki;
 pub mod process;
 pub mod programs;
+pub mod python;
 pub mod recorder;
 pub mod site;
 pub mod targets;

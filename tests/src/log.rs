@@ -112,10 +112,14 @@ impl Entry {
         Self { line, json }
     }
 
+    /// A field of the event.
+    pub fn value(&self, name: &str) -> Option<&Value> {
+        self.json.get("fields")?.get(name)
+    }
+
     /// A field of the event as text.
     pub fn field(&self, name: &str) -> Option<String> {
-        let value = self.json.get("fields")?.get(name)?;
-        Some(match value {
+        Some(match self.value(name)? {
             Value::String(text) => text.clone(),
             other => other.to_string(),
         })

@@ -8,7 +8,7 @@ use std::{
 };
 
 use tokio::{
-    process::{Child, Command},
+    process::{Child, ChildStdin, Command},
     task::JoinSet,
 };
 
@@ -53,10 +53,20 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn start(spec: Spec) -> Self {
-        Self::start_with_log(spec, Log::default())
+        Self::start_with_log(spec, Log::default(), Stdio::null())
     }
 
-    fn start_with_log(spec: Spec, log: Log) -> Self {
+    /// Starts it with an input that the test writes; it ends when that is dropped, if the program wants it so.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_with_input(spec: Spec) -> (Self, ChildStdin) {
+        let mut process = Self::start_with_log(spec, Log::default(), Stdio::piped());
+        let input = process.child.stdin.take().expect("the input is piped");
+        (process, input)
+    }
+
+    fn start_with_log(spec: Spec, log: Log, input: Stdio) -> Self {
         let mut child = Command::new(&spec.program)
             .args(&spec.args)
             // A developer's proxy settings or config overrides are not part of any test.
@@ -69,7 +79,7 @@ impl Process {
             .env_remove("RUST_LOG")
             .envs(spec.env.iter().map(|(name, value)| (name, value)))
             .current_dir(&spec.directory)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
@@ -161,7 +171,7 @@ impl Process {
 
     /// Starts it again, as it was or as `change` says; the log goes on.
     pub fn start_again(&mut self) {
-        let next = Self::start_with_log(self.spec.clone(), self.log.clone());
+        let next = Self::start_with_log(self.spec.clone(), self.log.clone(), Stdio::null());
         *self = next;
     }
 

@@ -1,0 +1,38 @@
+//! Python's `websockets`, and what is written with it from the published protocol alone.
+use serde_json::{Value, json};
+
+use crate::{driver::Driver, namespace::Namespace, process::Spec, programs::repository};
+
+/// A WebSocket sender, dialling; `rest` is suffix and query.
+pub fn sender(namespace: &Namespace, entity: &str, rest: &str, more: Value) -> Driver {
+    let options = json!({
+        "url": namespace.connect_url(entity, rest),
+        "headers": { "ServiceBusAuthorization": namespace.send_token(entity) },
+    });
+    Driver::start(python("python sender", "sender.py", namespace, options, more))
+}
+
+/// A listener for both kinds of senders.
+pub async fn listener(namespace: &Namespace, entity: &str) -> Driver {
+    let options = json!({ "url": namespace.listen_url(entity), "token": namespace.listen_token(entity) });
+    let mut driver = Driver::start(python("python listener", "listener.py", namespace, options, json!({})));
+    driver.next("listening").await;
+    driver
+}
+
+fn python(name: &str, script: &str, namespace: &Namespace, mut options: Value, more: Value) -> Spec {
+    let program = repository().join("target/tools/python/bin/python");
+    assert!(program.exists(), "{} is missing: run `tests/run setup`", program.display());
+    options["ca"] = namespace.path().join("ca.pem").to_string_lossy().into();
+    if let (Some(options), Value::Object(more)) = (options.as_object_mut(), more) {
+        options.extend(more);
+    }
+    Spec {
+        name: name.to_owned(),
+        program,
+        args: vec![repository().join("tests/python").join(script).into_os_string(), options.to_string().into()],
+        // No folder of compiled scripts in the repository.
+        env: vec![("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into())],
+        directory: namespace.path().to_owned(),
+    }
+}
