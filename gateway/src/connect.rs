@@ -39,7 +39,8 @@ use self::{
         keep::{Care, any_way, keep},
     },
     way::{
-        Opener, Way,
+        Opener, Relayed, Way,
+        avoided::Avoided,
         proof::{Proof, ProofError},
     },
 };
@@ -241,6 +242,7 @@ impl Cluster {
         let cache = Cache::new(source, Arc::clone(&context.clock), context.shutdown.clone());
         let audience = config.token.audience.clone().unwrap_or_else(|| format!("causeway://{name}"));
         let ways = config.ways.iter().map(|way| open_way(way, name, base, context)).collect::<Result<_, _>>()?;
+        let metrics = metrics.cluster(&cluster);
         let opener = Opener {
             cluster: Arc::clone(&cluster),
             trust,
@@ -248,8 +250,10 @@ impl Cluster {
             sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
             actor: Actor::new(cache, audience),
             clock: Arc::clone(&context.clock),
+            mismatches: metrics.mismatches.clone(),
+            events: context.events.clone(),
         };
-        let tunnels = Tunnels::new(Arc::clone(&cluster), config.tunnels, metrics.cluster(&cluster));
+        let tunnels = Tunnels::new(Arc::clone(&cluster), config.tunnels, metrics);
         Ok(Self { tunnels, opener: Arc::new(opener), ways, wanted: config.tunnels })
     }
 
@@ -284,7 +288,7 @@ fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> R
     let Some(url) = &way.direct else {
         let opened = way.access().open(base, context);
         let (address, credential) = opened.map_err(|source| StartError::Credential { cluster: cluster(), source })?;
-        return Ok(Way::HybridConnection { address, credential });
+        return Ok(Way::HybridConnection(Relayed { address, credential, avoided: Avoided::default() }));
     };
     url.parse()
         .map(Way::Direct)

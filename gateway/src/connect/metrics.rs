@@ -55,7 +55,7 @@ pub(crate) struct FaceMetrics {
 pub(crate) struct ClusterMetrics {
     pub(crate) tunnels: Gauge,
     pub(crate) tunnels_opened: Counter,
-    mismatches: Counter,
+    pub(crate) mismatches: Counter,
     failures: Family<FailureLabels, Counter>,
     cluster: Arc<str>,
 }
@@ -110,13 +110,5 @@ impl ClusterMetrics {
     pub(crate) fn failed(&self, way: &'static str, code: WayCode) {
         let labels = FailureLabels { cluster: self.cluster.to_string(), way, code: code.name() };
         self.failures.get_or_create(&labels).inc();
-        if code == WayCode::IdentityMismatch {
-            self.mismatches.inc();
-        }
-    }
-
-    /// How many peers failed to prove who they are.
-    pub(crate) fn mismatches(&self) -> u64 {
-        self.mismatches.get()
     }
 }

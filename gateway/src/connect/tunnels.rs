@@ -266,7 +266,7 @@ impl Tunnels {
             "wanted": self.inner.wanted,
             "tunnels": tunnels,
             "last_errors": trouble,
-            "gateway_identity_mismatch": self.inner.metrics.mismatches(),
+            "gateway_identity_mismatch": self.inner.metrics.mismatches.get(),
         })
     }
 }

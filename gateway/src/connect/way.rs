@@ -3,6 +3,7 @@
 //!
 //! No token, metadata or stream leaves before the proof: in the outer TLS session if that shows the cluster's own
 //! certificate, else in an inner TLS 1.3 session inside the WebSocket.
+pub(crate) mod avoided;
 mod dial;
 pub mod error;
 pub(crate) mod proof;
@@ -16,8 +17,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use daemon::clock::SharedClock;
+use daemon::{admin::Events, clock::SharedClock};
 use http::{HeaderMap, Uri};
+use prometheus_client::metrics::counter::Counter;
 use proto::{
     limits::TUNNEL_SETUP_DEADLINE,
     tunnel::{
@@ -34,10 +36,12 @@ use rustls::{RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::mpsc,
+    time::timeout,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use self::{
+    avoided::Avoided,
     error::{Cause, Stage, WayCode, WayError},
     proof::Proof,
 };
@@ -51,12 +55,18 @@ pub(crate) enum Way {
     /// Straight to the gateway's tunnel port.
     Direct(DirectUrl),
     /// Through a hybrid connection of a relay.
-    HybridConnection {
-        /// Where the relay is.
-        address: sender::Address,
-        /// The right to send.
-        credential: sender::Credential,
-    },
+    HybridConnection(Relayed),
+}
+
+/// A hybrid connection that leads to a gateway.
+#[derive(Debug)]
+pub(crate) struct Relayed {
+    /// Where the relay is.
+    pub(crate) address: sender::Address,
+    /// The right to send.
+    pub(crate) credential: sender::Credential,
+    /// Listeners that led to no gateway.
+    pub(crate) avoided: Avoided,
 }
 
 impl Way {
@@ -64,7 +74,7 @@ impl Way {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Direct(_) => "direct",
-            Self::HybridConnection { .. } => "relay",
+            Self::HybridConnection(_) => "relay",
         }
     }
 }
@@ -73,7 +83,7 @@ impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Direct(url) => url.fmt(f),
-            Self::HybridConnection { address, .. } => address.fmt(f),
+            Self::HybridConnection(relayed) => relayed.address.fmt(f),
         }
     }
 }
@@ -105,6 +115,16 @@ impl fmt::Debug for Opened {
     }
 }
 
+/// Time for the proof inside a relayed connection: two round trips. Who takes longer is passed over while there is time
+/// left for another listener.
+const PROOF_DEADLINE: Duration = Duration::from_secs(4);
+
+/// Listeners tried within one attempt, so that an attempt ends though all of them be thieves.
+const LISTENERS_TRIED: usize = 4;
+
+/// What a relay answers when nobody listens but those whom we avoid.
+const NOT_FOUND: u16 = 404;
+
 /// The step that is being taken, so that a deadline can say where it struck.
 #[derive(Debug)]
 struct Progress(Mutex<Stage>);
@@ -131,6 +151,10 @@ pub(crate) struct Opener {
     pub(crate) sender: sender::Sender,
     pub(crate) actor: Actor,
     pub(crate) clock: SharedClock,
+    /// Counts peers that did not prove to be the gateway.
+    pub(crate) mismatches: Counter,
+    /// Tells of them.
+    pub(crate) events: Events,
 }
 
 /// A byte stream whose other end has proven to be the gateway.
@@ -146,7 +170,7 @@ impl Opener {
         let progress = Progress(Mutex::new(Stage::Token));
         // On the heap: the handshakes' state is large, and gone once the tunnel is up.
         let steps = Box::pin(self.steps(way, &progress));
-        match tokio::time::timeout(TUNNEL_SETUP_DEADLINE, steps).await {
+        match timeout(TUNNEL_SETUP_DEADLINE, steps).await {
             Ok(result) => result,
             Err(_) => Err(WayError::new(progress.stage(), WayCode::TimedOut, Cause::Silent(TUNNEL_SETUP_DEADLINE))),
         }
@@ -163,10 +187,16 @@ impl Opener {
             .await
             .map_err(|error| WayError::new(Stage::Token, WayCode::TokenUnavailable, error))?;
         let mut opened = match way {
-            Way::Direct(url) => Box::pin(self.direct(url, &proof, metadata, progress)).await?,
-            Way::HybridConnection { address, credential, .. } => {
-                let ws = self.relay(address, credential, progress).await?;
-                let proven = self.inner(ws, &proof, progress).await?;
+            Way::Direct(url) => {
+                let opened = Box::pin(self.direct(url, &proof, metadata, progress)).await;
+                opened.inspect_err(|error| {
+                    if error.code == WayCode::IdentityMismatch {
+                        self.report(way, None);
+                    }
+                })?
+            }
+            Way::HybridConnection(relayed) => {
+                let proven = Box::pin(self.past_impostors(way, relayed, &proof, progress)).await?;
                 self.tunnel(proven, metadata, progress).await?
             }
         };
@@ -211,17 +241,64 @@ impl Opener {
         self.tunnel(proven, metadata, progress).await
     }
 
-    async fn relay(
+    /// A proven stream through a relay. Whoever listens without being the gateway is left behind, and the next listener
+    /// is asked for at once: a thief among listeners costs a moment and no request.
+    async fn past_impostors(
         &self,
-        address: &sender::Address,
-        credential: &sender::Credential,
+        way: &Way,
+        Relayed { address, credential, avoided }: &Relayed,
+        proof: &Proof,
         progress: &Progress,
-    ) -> Result<WsStream<sender::Transport>, WayError> {
-        // The sender resolves, connects and upgrades; its errors say which step failed.
-        progress.at(Stage::Upgrade);
-        let request = sender::Request { protocols: &[SUBPROTOCOL], ..sender::Request::default() };
-        let connected = self.sender.dial(address, credential, request).await.map_err(error::of_relay)?;
-        Ok(connected.stream)
+    ) -> Result<Proven<TlsStream<WsStream<sender::Transport>>>, WayError> {
+        let mut tried = 1;
+        loop {
+            // The sender resolves, connects and upgrades; its errors say which step failed.
+            progress.at(Stage::Upgrade);
+            let avoid = avoided.ids();
+            let request = sender::Request { protocols: &[SUBPROTOCOL], avoid: &avoid, ..sender::Request::default() };
+            let dialled = self.sender.dial(address, credential, request).await;
+            if dialled.as_ref().is_err_and(|error| matches!(error.refusal(), Some((NOT_FOUND, _)))) {
+                // Nobody else is there; the next attempt takes whom it gets.
+                avoided.forget();
+            }
+            let connected = dialled.map_err(error::of_relay)?;
+            let listener = connected.listener;
+            let proving = timeout(PROOF_DEADLINE, self.inner(connected.stream, proof, progress));
+            let error = match proving.await {
+                Ok(Ok(proven)) => return Ok(proven),
+                Ok(Err(error)) => error,
+                Err(_) => WayError::new(Stage::InnerTls, WayCode::TimedOut, Cause::Silent(PROOF_DEADLINE)),
+            };
+            if error.code == WayCode::IdentityMismatch {
+                self.report(way, listener.as_deref());
+            }
+            // Without a name there is nothing to avoid, and the same listener may answer again.
+            let Some(listener) = listener.filter(|_| error.stage == Stage::InnerTls) else { return Err(error) };
+            avoided.add(&listener);
+            if tried == LISTENERS_TRIED {
+                return Err(error);
+            }
+            tried += 1;
+        }
+    }
+
+    /// Somebody else answered in the gateway's place.
+    fn report(&self, way: &Way, listener: Option<&str>) {
+        self.mismatches.inc();
+        let fields = [
+            ("cluster", serde_json::Value::from(&*self.cluster)),
+            ("way", way.kind().into()),
+            ("address", way.to_string().into()),
+            ("listener", listener.into()),
+        ];
+        self.events.emit("gateway_identity_mismatch", fields);
+        tracing::warn!(
+            cluster = %self.cluster,
+            way = way.kind(),
+            address = %way,
+            listener = listener.unwrap_or("unknown"),
+            "who answered did not prove to be the gateway and was told nothing"
+        );
     }
 
     /// Makes the peer prove its identity inside a WebSocket.
@@ -230,7 +307,7 @@ impl Opener {
         mut ws: WsStream<IO>,
         proof: &Proof,
         progress: &Progress,
-    ) -> Result<Proven<tokio_rustls::client::TlsStream<WsStream<IO>>>, WayError>
+    ) -> Result<Proven<TlsStream<WsStream<IO>>>, WayError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {

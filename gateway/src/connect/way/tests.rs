@@ -67,6 +67,8 @@ fn near_with(authority: &Authority, roots: RootCertStore) -> Near {
         sender: sender::Sender::new(relay::dial::Dialer::default(), identity::tls::client(roots, &[b"http/1.1"])),
         actor: Actor::new(cache, "causeway://factory-a".to_owned()),
         clock: Arc::new(SystemClock),
+        mismatches: Counter::default(),
+        events: context.events.clone(),
     };
     Near { opener, context, _folder: folder }
 }
@@ -85,6 +87,14 @@ async fn accept_ws<IO>(io: IO) -> (WsStream<IO>, String)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    accept_ws_as(io, None).await
+}
+
+/// The same by a relay that names its listener.
+async fn accept_ws_as<IO>(io: IO, listener: Option<&'static str>) -> (WsStream<IO>, String)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (done, upgraded) = oneshot::channel();
     let done = Arc::new(Mutex::new(Some(done)));
     let service = service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
@@ -94,10 +104,11 @@ where
             let head = format!("{request:?}");
             let upgrade = hyper::upgrade::on(&mut request);
             done.lock().unwrap().take().unwrap().send((upgrade, head)).ok().unwrap();
-            Ok::<_, std::convert::Infallible>(handshake::switching::<http_body_util::Empty<bytes::Bytes>>(
-                accept,
-                Some(SUBPROTOCOL),
-            ))
+            let mut answer = handshake::switching::<http_body_util::Empty<bytes::Bytes>>(accept, Some(SUBPROTOCOL));
+            if let Some(listener) = listener {
+                answer.headers_mut().insert("causeway-listener", http::HeaderValue::from_static(listener));
+            }
+            Ok::<_, std::convert::Infallible>(answer)
         }
     });
     let serving = http1::Builder::new().serve_connection(TokioIo::new(io), service).with_upgrades();
@@ -290,4 +301,104 @@ async fn a_damaged_or_foreign_trust_file_stops_before_the_network() {
         let error = near.opener.open(&way).await.unwrap_err();
         assert_eq!(error.code, WayCode::TrustUnusable, "{text}");
     }
+}
+
+/// A hybrid connection of a relay that the test plays.
+async fn relayed() -> (TcpListener, Way) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("ws://{}/factory-a", listener.local_addr().unwrap()).parse().unwrap();
+    let credential = sender::Credential::rule("send", identity::secret::Secret::random());
+    (listener, Way::HybridConnection(Relayed { address, credential, avoided: Avoided::default() }))
+}
+
+fn avoided(way: &Way) -> Vec<String> {
+    match way {
+        Way::HybridConnection(relayed) => relayed.avoided.ids(),
+        Way::Direct(_) => Vec::new(),
+    }
+}
+
+/// The head says whom it wants to avoid, or nothing.
+fn asks_to_avoid(head: &str) -> Option<String> {
+    let (_, rest) = head.split_once("\"microsoft-relay-disallowedlisteners\": \"")?;
+    Some(rest.split_once('"')?.0.to_owned())
+}
+
+#[tokio::test]
+async fn a_thieving_listener_is_told_nothing_reported_and_passed_over_within_one_attempt() {
+    let authority = authority();
+    let near = near(&authority);
+    let (gateway, _calls) = Gateway::new(&near.context);
+    let (relay, way) = relayed().await;
+    let thief = acceptor(&leaf(&self::authority(), "causeway://factory-a"), &[proto::tunnel::ALPN]);
+    let serve = async {
+        let (ws, head) = accept_ws_as(accepted(&relay).await, Some("thief_G0")).await;
+        assert_eq!(asks_to_avoid(&head), None);
+        if let Ok(session) = thief.accept(ws).await {
+            assert_eq!(overheard(session).await, b"");
+        }
+        let (ws, head) = accept_ws_as(accepted(&relay).await, Some("honest_G0")).await;
+        assert_eq!(asks_to_avoid(&head).as_deref(), Some("thief_G0"));
+        let inner = acceptor(&leaf(&authority, "causeway://factory-a"), &[proto::tunnel::ALPN]);
+        near.context.shutdown.spawn(gateway.serve(inner.accept(ws).await.unwrap()));
+    };
+    let (opened, ()) = tokio::join!(near.opener.open(&way), serve);
+    assert_eq!(opened.unwrap().state.actor, "local/connector");
+    assert_eq!((near.opener.mismatches.get(), avoided(&way)), (1, vec!["thief_G0".to_owned()]));
+    let told = near.context.events.recent();
+    assert_eq!(told[0].kind, "gateway_identity_mismatch");
+    assert_eq!((&told[0].fields["listener"], &told[0].fields["cluster"]), (&"thief_G0".into(), &"factory-a".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_that_says_nothing_is_passed_over_without_an_alarm() {
+    let near = near(&authority());
+    let (relay, way) = relayed().await;
+    let serve = async {
+        let silent = accept_ws_as(accepted(&relay).await, Some("silent")).await;
+        // The second one breaks the session, which proves nothing either.
+        let (mut ws, head) = accept_ws_as(accepted(&relay).await, Some("rude")).await;
+        assert_eq!(asks_to_avoid(&head).as_deref(), Some("silent"));
+        tokio::io::AsyncWriteExt::write_all(&mut ws, b"not tls at all").await.unwrap();
+        let mut third = accepted(&relay).await;
+        third.readable().await.unwrap();
+        let answer = b"HTTP/1.1 404 Gone\r\ncontent-length: 0\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut third, answer).await.unwrap();
+        (silent, ws, third)
+    };
+    let (opened, _held) = tokio::join!(near.opener.open(&way), serve);
+    assert_eq!(opened.unwrap_err().code, WayCode::NoListener);
+    assert!(avoided(&way).is_empty(), "nobody is avoided when that leaves nobody");
+    assert!(near.context.events.recent().is_empty() && near.opener.mismatches.get() == 0);
+}
+
+#[tokio::test]
+async fn an_attempt_ends_though_all_listeners_be_thieves() {
+    let near = near(&authority());
+    let (relay, way) = relayed().await;
+    let thief = acceptor(&leaf(&authority(), "causeway://factory-a"), &[proto::tunnel::ALPN]);
+    let serve = async {
+        for name in ["a", "b", "c", "d"] {
+            let (ws, _) = accept_ws_as(accepted(&relay).await, Some(name)).await;
+            assert!(thief.accept(ws).await.is_err());
+        }
+    };
+    let (opened, ()) = tokio::join!(near.opener.open(&way), serve);
+    assert_mismatch("all of them", Stage::InnerTls, opened);
+    assert_eq!((near.opener.mismatches.get(), avoided(&way).len()), (4, LISTENERS_TRIED));
+}
+
+#[tokio::test]
+async fn an_impostor_without_a_name_ends_the_attempt() {
+    let near = near(&authority());
+    let (relay, way) = relayed().await;
+    let thief = acceptor(&leaf(&authority(), "causeway://factory-a"), &[proto::tunnel::ALPN]);
+    let serve = async {
+        let (ws, _) = accept_ws(accepted(&relay).await).await;
+        let _ = thief.accept(ws).await;
+    };
+    let (opened, ()) = tokio::join!(near.opener.open(&way), serve);
+    assert_mismatch("nameless", Stage::InnerTls, opened);
+    assert!(avoided(&way).is_empty() && near.opener.mismatches.get() == 1);
+    assert!(near.context.events.recent()[0].fields["listener"].is_null());
 }
