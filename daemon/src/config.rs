@@ -22,6 +22,7 @@ use crate::process::Settings;
 
 mod effective;
 mod overrides;
+mod range;
 mod refusal;
 mod scalar;
 mod secret;
@@ -31,6 +32,7 @@ mod units;
 mod yaml;
 
 pub use overrides::Overrides;
+pub use range::{Range, Ranges};
 pub use secret::{SECRET_MAX, SecretRef};
 pub use units::{Size, Span};
 pub use yaml::{DEPTH_MAX, NODES_MAX, TEXT_MAX};

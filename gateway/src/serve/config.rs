@@ -1,7 +1,5 @@
 //! `gateway.yaml`. Types and the checks that types cannot make; nothing here opens a file or a port.
 
-mod range;
-
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -9,12 +7,10 @@ use std::{
     time::Duration,
 };
 
-use daemon::config::{Span, Validate};
+use daemon::config::{Ranges, Span, Validate};
 use identity::jwt::AuthenticatorConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
-
-pub use range::{Range, Ranges};
 
 use crate::policy::{Host, PolicyFile, compile::MTLS};
 

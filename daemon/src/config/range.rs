@@ -81,3 +81,38 @@ impl JsonSchema for Ranges {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges(yaml: &str) -> Result<Ranges, String> {
+        super::super::parse::<File>(yaml, std::path::Path::new("file")).map(|file| file.from).map_err(|e| e.to_string())
+    }
+
+    #[derive(Deserialize)]
+    struct File {
+        from: Ranges,
+    }
+
+    impl super::super::Validate for File {}
+
+    #[test]
+    fn one_range_and_a_list_are_taken_and_an_address_is_a_range() {
+        let one = ranges("from: 10.42.0.0/16").unwrap();
+        assert!(one.contains("10.42.255.255".parse().unwrap()));
+        assert!(one.contains("::ffff:10.42.0.1".parse().unwrap()), "mapped IPv6 is the IPv4 address");
+        assert!(!one.contains("10.43.0.0".parse().unwrap()));
+        let list = ranges("from: [192.0.2.7, \"2001:db8::/32\"]").unwrap();
+        assert!(list.contains("192.0.2.7".parse().unwrap()) && list.contains("2001:db8:1::".parse().unwrap()));
+        assert!(!list.contains("192.0.2.8".parse().unwrap()));
+        assert!(ranges("from: []").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_no_range_is_refused_with_what_to_write() {
+        assert!(ranges("from: 10.42.0.1/16").unwrap_err().contains("write 10.42.0.0/16"));
+        assert!(ranges("from: somewhere").unwrap_err().contains("not a range such as"));
+        assert!(ranges("from: { a: b }").is_err());
+    }
+}
