@@ -6,9 +6,15 @@
 //! A token that is not valid is refused with the texts of the live service; nothing here logs.
 mod audience;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
-use aws_lc_rs::hmac;
+use aws_lc_rs::{
+    digest::{SHA256, digest},
+    hmac,
+};
 use base64::{
     Engine,
     alphabet::STANDARD as ALPHABET,
@@ -82,6 +88,11 @@ pub enum RuleError {
 }
 
 impl Rule {
+    /// Whether this is one of its keys.
+    pub fn has_key(&self, print: &KeyPrint) -> bool {
+        self.keys.iter().any(|key| KeyPrint::of(key) == *print)
+    }
+
     /// Refuses what no configuration should hold: keys under 128 bits (counted as six bits a character, which is what
     /// base64 carries), more than two keys, names that no token can carry.
     pub fn check_strength(&self) -> Result<(), RuleError> {
@@ -104,6 +115,24 @@ impl Rule {
     }
 }
 
+/// Which key it was, without being one: the SHA-256 of at least 128 bits that nobody else knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct KeyPrint([u8; 32]);
+
+impl KeyPrint {
+    fn of(key: &Secret) -> Self {
+        let mut print = [0; 32];
+        print.copy_from_slice(digest(&SHA256, key.expose().as_bytes()).as_ref());
+        Self(print)
+    }
+}
+
+impl fmt::Debug for KeyPrint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyPrint(…)")
+    }
+}
+
 /// Mints `SharedAccessSignature sr=…&sig=…&se=…&skn=…` for a resource URI such as `http://host/path`.
 pub fn mint(resource: &str, rule: &str, key: &Secret, expires: SystemTime) -> Secret {
     let resource = utf8_percent_encode(resource, ENCODED).to_string();
@@ -120,6 +149,8 @@ pub fn mint(resource: &str, rule: &str, key: &Secret, expires: SystemTime) -> Se
 pub struct Verified {
     /// The rule that signed it.
     pub rule: String,
+    /// With this key.
+    pub key: KeyPrint,
     /// What it allows.
     pub rights: Rights,
     /// When it ends.
@@ -163,10 +194,11 @@ pub fn verify(
     let signature = SIGNATURE.decode(signature.as_bytes()).map_err(|_| SasError::Malformed)?;
     let name = percent_decode_str(fields.rule).decode_utf8().map_err(|_| SasError::Malformed)?;
     let text = signed_text(fields.resource, fields.expires);
-    let rule = rules
+    let (rule, key) = rules
         .iter()
         .filter(|rule| rule.name.eq_ignore_ascii_case(&name))
-        .find(|rule| rule.keys.iter().any(|key| hmac::verify(&hmac_key(key), text.as_bytes(), &signature).is_ok()))
+        .flat_map(|rule| rule.keys.iter().map(move |key| (rule, key)))
+        .find(|(_, key)| hmac::verify(&hmac_key(key), text.as_bytes(), &signature).is_ok())
         .ok_or(SasError::Signature)?;
     let expires = UNIX_EPOCH + Duration::from_secs(fields.expires.parse().map_err(|_| SasError::Malformed)?);
     if expires + skew < now {
@@ -175,7 +207,7 @@ pub fn verify(
     if !audience::covers(fields.resource, host, path) {
         return Err(SasError::Audience);
     }
-    Ok(Verified { rule: rule.name.clone(), rights: rule.rights, expires })
+    Ok(Verified { rule: rule.name.clone(), key: KeyPrint::of(key), rights: rule.rights, expires })
 }
 
 /// The four fields as they stand in the token, still percent-encoded.

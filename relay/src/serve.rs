@@ -24,6 +24,7 @@ mod rendezvous;
 mod route;
 mod seen;
 mod share;
+mod stay;
 mod storm;
 mod upgrade;
 
@@ -95,8 +96,6 @@ pub(crate) struct Relay {
     waiting: Share,
     /// Memory for bytes in flight; each entity has a share.
     buffers: Buffers,
-    max_life: Duration,
-    grace: Duration,
     accept_timeout: Duration,
     clock: SharedClock,
     teller: Teller,
@@ -123,8 +122,6 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         table: Table::default(),
         waiting: Share::new(values.limits.rendezvous),
         buffers,
-        max_life: values.tokens.max_life.0,
-        grace: values.tokens.grace.0,
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),
         teller: Teller::new(&context.events),

@@ -159,12 +159,20 @@ where
     }
 
     /// Moves bytes until the end. `report` is told the bytes forwarded since the last call, A to B and B to A, whenever
-    /// some were. Cancelling it drops both connections.
+    /// some were. When it is cancelled, [`Splice::dismiss`] can still say why, or both connections are dropped with it.
     pub async fn run(&mut self, mut signals: Signals, mut report: impl FnMut(u64, u64)) -> End {
         let end = self.moved_until(&mut signals, &mut report).await;
         // Whatever the last words come to, the end is known.
         let _ = tokio::time::timeout(FAREWELL, self.farewell(&end)).await;
         end
+    }
+
+    /// Ends both connections by a Close, where [`Splice::run`] was cancelled between two readings.
+    pub async fn dismiss(&mut self, code: u16, reason: &str) {
+        self.a.close(code, reason);
+        self.b.close(code, reason);
+        // A peer that does not take its last words does without.
+        let _ = tokio::time::timeout(FAREWELL, async { tokio::join!(self.a.finish(), self.b.finish()) }).await;
     }
 
     async fn moved_until(&mut self, signals: &mut Signals, report: &mut impl FnMut(u64, u64)) -> End {

@@ -1,14 +1,19 @@
 //! Who may do what: finds the token, checks it, and only then lets anything be said about the entity.
-use std::time::SystemTime;
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use http::{HeaderMap, header};
-use identity::sas::{self, Rights};
+use identity::sas::{self, KeyPrint, Rights, Rule};
 use proto::hybrid::{TOKEN_HEADER, address::Target};
 
 use super::{
     Relay,
-    entities::{Entity, compared},
+    entities::{Entity, Settings, compared},
     refusal::Refusal,
+    stay::Stay,
 };
 
 /// What somebody wants to do.
@@ -27,15 +32,80 @@ impl Need {
             Self::Send => rights.send,
         }
     }
+
+    fn may_come_from(self, peer: IpAddr, settings: &Settings) -> Result<(), Refusal> {
+        if self == Self::Listen && !settings.may_listen_from(peer) { Err(Refusal::ListenerAddress) } else { Ok(()) }
+    }
 }
 
-/// What a token was good for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Who asks for what, and with which token.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ask<'a> {
+    /// Where the connection came from.
+    pub(crate) peer: IpAddr,
+    /// Entity and suffix, as the client wrote them.
+    pub(crate) path: &'a str,
+    pub(crate) token: Option<&'a str>,
+    pub(crate) need: Need,
+}
+
+/// Why somebody may be inside, with everything that a reload has to ask again.
+#[derive(Debug, Clone)]
 pub(crate) struct Grant {
-    /// When the token ends.
-    pub(crate) expires: SystemTime,
-    /// Who holds it: the name of the rule.
+    /// Who holds the token: the name of the rule, or `anonymous`.
     pub(crate) holder: String,
+    /// The configuration that it was checked against.
+    pub(crate) generation: u64,
+    /// When the token ends, the grace included; a sender without a token has none.
+    until: Option<SystemTime>,
+    need: Need,
+    peer: IpAddr,
+    basis: Basis,
+}
+
+#[derive(Debug, Clone)]
+enum Basis {
+    /// The hybrid connection asks senders for no token.
+    Anonymous,
+    /// A rule, and which of its keys.
+    Rule { name: String, key: KeyPrint },
+}
+
+impl Grant {
+    /// How long the token lasts.
+    pub(crate) fn left(&self, now: SystemTime) -> Duration {
+        self.until.map_or(Duration::MAX, |until| until.duration_since(now).unwrap_or_default())
+    }
+
+    /// Whether it still holds under other settings. The token itself was checked, and its end is not looked at.
+    pub(crate) fn check_again(&self, settings: &Settings) -> Result<(), Refusal> {
+        match &self.basis {
+            Basis::Anonymous if settings.anonymous_senders => {}
+            Basis::Anonymous => return Err(Refusal::TokenMissing),
+            Basis::Rule { name, key } => {
+                let mut rules = settings.permits.rules.iter();
+                let rule = rules.find(|rule| rule.name.eq_ignore_ascii_case(name) && rule.has_key(key));
+                let rights = rule.ok_or(Refusal::TokenSignature)?.rights;
+                if !self.need.is_met(rights) {
+                    return Err(Refusal::RightMissing);
+                }
+            }
+        }
+        self.need.may_come_from(self.peer, settings)
+    }
+}
+
+/// What decides about tokens on a path.
+#[derive(Debug)]
+pub(crate) struct Permits {
+    /// Which configuration this is from; grows with each reload.
+    pub(crate) generation: u64,
+    /// The entity's rules first, then the namespace's.
+    pub(crate) rules: Vec<Arc<Rule>>,
+    /// Longest life that a token may have left.
+    pub(crate) max_life: Duration,
+    /// How long after its end a token still counts.
+    pub(crate) grace: Duration,
 }
 
 /// A token and what carried it.
@@ -55,30 +125,50 @@ pub(crate) fn carried<'a>(target: &'a Target, headers: &'a HeaderMap) -> Option<
     header(header::AUTHORIZATION.as_str()).map(|token| Carried { token, in_authorization: true })
 }
 
-/// Checks a token for `path`. The answer does not tell whether an entity exists: without one only the namespace's rules
-/// can verify a token, and every other token fails in the same way as a wrong one for an entity that is there.
-pub(crate) async fn check(
-    relay: &Relay,
-    entity: Option<&Entity>,
-    path: &str,
-    token: Option<&str>,
-    need: Need,
-) -> Result<Grant, Refusal> {
+/// Lets somebody in, the token before the entity.
+pub(crate) async fn admit(relay: &Relay, ask: Ask<'_>) -> Result<Stay, Refusal> {
+    if relay.shutdown.is_draining() {
+        return Err(Refusal::Draining);
+    }
+    let entity = relay.namespace().find(ask.path).cloned();
+    let grant = check(relay, entity.as_deref(), ask).await?;
+    Stay::begin(entity.ok_or(Refusal::EntityUnknown)?, grant)
+}
+
+/// Checks a token. The answer does not tell whether an entity exists: without one only what the namespace permits can
+/// count, and every other token fails in the same way as a wrong one for an entity that is there.
+pub(crate) async fn check(relay: &Relay, entity: Option<&Entity>, ask: Ask<'_>) -> Result<Grant, Refusal> {
     let now = relay.clock.now();
     let namespace = relay.namespace();
-    let token = token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
-    let rules = namespace.rules(entity);
-    // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
-    let path = match (entity, need) {
-        (Some(entity), Need::Listen) => entity.name.clone(),
-        _ => compared(path).join("/"),
+    let settings = entity.map(Entity::settings);
+    let permits = settings.as_ref().map_or(&namespace.permits, |settings| &settings.permits);
+    let grant = |holder, until, basis| Grant {
+        holder,
+        generation: permits.generation,
+        until,
+        need: ask.need,
+        peer: ask.peer,
+        basis,
     };
-    let verified = sas::verify(token, &rules, &namespace.host, &path, now, relay.grace)?;
-    if verified.expires > now + relay.max_life + relay.grace {
+    if ask.need == Need::Send && settings.as_ref().is_some_and(|settings| settings.anonymous_senders) {
+        return Ok(grant("anonymous".to_owned(), None, Basis::Anonymous));
+    }
+    let token = ask.token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
+    // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
+    let path = match (entity, ask.need) {
+        (Some(entity), Need::Listen) => entity.name.clone(),
+        _ => compared(ask.path).join("/"),
+    };
+    let rules: Vec<&Rule> = permits.rules.iter().map(Arc::as_ref).collect();
+    let verified = sas::verify(token, &rules, &namespace.host, &path, now, permits.grace)?;
+    if verified.expires > now + permits.max_life + permits.grace {
         return Err(Refusal::TokenLife);
     }
-    if !need.is_met(verified.rights) {
+    if !ask.need.is_met(verified.rights) {
         return Err(Refusal::RightMissing);
     }
-    Ok(Grant { expires: verified.expires, holder: verified.rule })
+    // Only who has proven to be one of this entity's own learns that it is pinned.
+    settings.as_ref().map_or(Ok(()), |settings| ask.need.may_come_from(ask.peer, settings))?;
+    let basis = Basis::Rule { name: verified.rule.clone(), key: verified.key };
+    Ok(grant(verified.rule, Some(verified.expires + permits.grace), basis))
 }

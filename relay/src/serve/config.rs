@@ -1,7 +1,7 @@
 //! `relay.yaml`.
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use daemon::config::{SecretRef, Size, Span, Validate};
+use daemon::config::{Ranges, SecretRef, Size, Span, Validate};
 use identity::tls::ServerFiles;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -57,6 +57,10 @@ pub struct EntityConfig {
     /// Whether senders need no token; default false. Listeners always need one.
     #[serde(default)]
     pub anonymous_senders: bool,
+    /// Addresses that its listeners may come from: a range such as 203.0.113.0/24, or a list; default any. The address is
+    /// that of the connection, so behind a balancer it is the balancer's.
+    #[serde(default)]
+    pub listeners_from: Ranges,
     /// Bounds for this hybrid connection.
     #[serde(default)]
     pub limits: EntityLimits,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use proto::{
-    hybrid::{TOKEN_HEADER, message::Headers},
+    hybrid::{TOKEN_HEADER, message::Headers, status::close_reason},
     tunnel::SUBPROTOCOL,
     ws::{Role, handshake},
 };
@@ -13,13 +13,14 @@ use proto::{
 use super::{
     Relay,
     access::Line,
-    authorize::{Need, carried, check},
+    authorize::{Ask, Need, admit, carried},
     door::Visitor,
     entities::Entity,
     meet::meet,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
     share::Place,
+    stay::{Over, Stay},
     upgrade::{Accepted, taken_over},
 };
 use crate::splice::{End, Framing, Leg, Side, Signals, Splice};
@@ -33,18 +34,29 @@ pub(crate) async fn connect(
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let own = hyper::upgrade::on(&mut asked.request);
+    let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
+    let ask = Ask { peer: visitor.peer.ip(), path: asked.target.path(), token, need: Need::Send };
+    let stay = match admit(relay, ask).await {
+        Ok(stay) => stay,
+        Err(refusal) => return Err((refusal.into(), line)),
+    };
+    visitor.proven();
+    let entity = stay.entity();
     let met = async {
-        let entity = admit(relay, &asked).await?;
-        visitor.proven();
         let place = entity.senders.take().ok_or(Refusal::TooManySenders)?;
-        let chosen = meet(visitor, &entity, &asked).await?;
+        let chosen = meet(visitor, entity, &asked).await?;
         // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
         let (io, ahead) = taken_over(chosen.upgrade).await.ok_or(Refusal::ListenerLost)?;
         let framing = Framing::WebSocket(Role::Server);
         let leg = Leg::new(io, framing, ahead, entity.buffers.clone());
-        Ok::<_, Denied>((entity, place, leg, chosen.listener, chosen.protocol, chosen.remote))
+        Ok::<_, Denied>((place, leg, chosen.listener, chosen.protocol, chosen.remote))
     };
-    let (entity, place, leg, listener, protocol, remote) = match met.await {
+    let met = tokio::select! {
+        biased;
+        over = stay.over() => Err(over.refusal().into()),
+        met = met => met,
+    };
+    let (place, leg, listener, protocol, remote) = match met {
         Ok(met) => met,
         Err(denied) => return Err((denied, line)),
     };
@@ -53,30 +65,17 @@ pub(crate) async fn connect(
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     tracing::debug!(id = line.id, entity = entity.name, listener = listener.id, %remote, "sender joined with listener");
     let response = handshake::switching(accept, protocol.as_deref());
-    let joined =
-        Joined { relay: relay.clone(), entity, listener: leg, noticed: protocol.as_deref() == Some(SUBPROTOCOL) };
+    let noticed = protocol.as_deref() == Some(SUBPROTOCOL);
+    let joined = Joined { relay: relay.clone(), stays: [stay.into(), listener.stay.clone()], listener: leg, noticed };
     relay.shutdown.spawn(join(joined, own, line, place));
     Ok(response)
-}
-
-/// The token before the entity.
-async fn admit(relay: &Relay, asked: &Asked) -> Result<Arc<Entity>, Refusal> {
-    if relay.shutdown.is_draining() {
-        return Err(Refusal::Draining);
-    }
-    let entity = relay.namespace().find(asked.target.path()).cloned();
-    if !entity.as_ref().is_some_and(|entity| entity.anonymous_senders) {
-        let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
-        check(relay, entity.as_deref(), asked.target.path(), token, Need::Send).await?;
-    }
-    entity.ok_or(Refusal::EntityUnknown)
 }
 
 /// All of the sender's headers but what carried its token. `Authorization` is the application's, unless it was that.
 pub(crate) fn forwarded(entity: &Entity, asked: &Asked) -> Headers {
     let headers: &HeaderMap = asked.request.headers();
-    let spent =
-        !entity.anonymous_senders && carried(&asked.target, headers).is_some_and(|carried| carried.in_authorization);
+    let spent = !entity.settings().anonymous_senders
+        && carried(&asked.target, headers).is_some_and(|carried| carried.in_authorization);
     let mut fields = Headers::default();
     for (name, value) in headers {
         if name.as_str().eq_ignore_ascii_case(TOKEN_HEADER) || spent && name == header::AUTHORIZATION {
@@ -101,7 +100,8 @@ fn canonical(name: &HeaderName) -> String {
 /// A listener that was found for a sender.
 struct Joined {
     relay: Arc<Relay>,
-    entity: Arc<Entity>,
+    /// The sender's, and that of the listener that took it.
+    stays: [Arc<Stay>; 2],
     listener: Leg<Accepted>,
     /// The subprotocol is ours, so notices may be sent.
     noticed: bool,
@@ -113,7 +113,8 @@ async fn join(joined: Joined, own: OnUpgrade, mut line: Box<Line>, place: Place)
         line.end("lost", "sender");
         return;
     };
-    let Joined { relay, entity, listener, noticed } = joined;
+    let Joined { relay, stays, listener, noticed } = joined;
+    let entity = stays[0].entity();
     let sender = Leg::new(io, Framing::WebSocket(Role::Server), ahead, entity.buffers.clone());
     let mut splice = Splice::new(sender, listener);
     if let Some(pace) = &entity.pace {
@@ -124,35 +125,50 @@ async fn join(joined: Joined, own: OnUpgrade, mut line: Box<Line>, place: Place)
         force: relay.shutdown.force_token(),
         notice: noticed.then(crate::splice::drain_notice),
     };
-    relay.shutdown.spawn(relayed(entity, splice, signals, line, place));
+    relay.shutdown.spawn(relayed(stays, splice, signals, line, place));
 }
 
 async fn relayed(
-    entity: Arc<Entity>,
+    stays: [Arc<Stay>; 2],
     mut splice: Splice<Accepted, Accepted>,
     signals: Signals,
     mut line: Box<Line>,
     _place: Place,
 ) {
-    let metrics = &entity.metrics;
+    let metrics = &stays[0].entity().metrics;
     let _open = metrics.open_sender();
-    let end = splice
-        .run(signals, |up, down| {
-            metrics.bytes_to_listener.inc_by(up);
-            metrics.bytes_to_sender.inc_by(down);
-        })
-        .await;
-    (line.bytes_up, line.bytes_down) = splice.bytes();
-    let fault = match (end.side(), &end) {
-        (Some(Side::A), _) => "sender",
-        (Some(Side::B), _) => "listener",
-        (None, End::Forced) => "relay",
-        (None, _) => "none",
+    let relayed = splice.run(signals, |up, down| {
+        metrics.bytes_to_listener.inc_by(up);
+        metrics.bytes_to_sender.inc_by(down);
+    });
+    let [sender, listener] = &stays;
+    let ended = tokio::select! {
+        biased;
+        end = relayed => Ok(end),
+        over = sender.over() => Err((over, "sender")),
+        over = listener.over() => Err((over, "listener")),
     };
-    line.end(end.name(), fault);
-    match &end {
-        End::Lost(_, error) => line.because(error),
-        End::Broken(_, error) => line.because(error),
-        _ => {}
+    match ended {
+        Ok(end) => {
+            let fault = match (end.side(), &end) {
+                (Some(Side::A), _) => "sender",
+                (Some(Side::B), _) => "listener",
+                (None, End::Forced) => "relay",
+                (None, _) => "none",
+            };
+            line.end(end.name(), fault);
+            match &end {
+                End::Lost(_, error) => line.because(error),
+                End::Broken(_, error) => line.because(error),
+                _ => {}
+            }
+        }
+        Err((over, whose)) => {
+            let (code, text) = over.close();
+            line.end(over.name(), if over == Over::Removed { "none" } else { whose });
+            line.because(text);
+            splice.dismiss(code, &close_reason(text, &line.id)).await;
+        }
     }
+    (line.bytes_up, line.bytes_down) = splice.bytes();
 }

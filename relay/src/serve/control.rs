@@ -21,13 +21,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Relay,
     access::Line,
-    authorize::{Grant, Need, carried, check},
+    authorize::{Ask, Need, admit, carried, check},
     door::{Visitor, counted},
-    entities::Entity,
     listeners::{Base, Listener, Place},
     record::Record,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
+    stay::{Over, Stay},
     storm,
     upgrade::{Accepted, taken_over},
 };
@@ -49,28 +49,29 @@ pub(crate) async fn listen(
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let admitted = async {
-        let (entity, grant) = admit(relay, &asked).await?;
+        let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
+        let ask = Ask { peer: visitor.peer.ip(), path: asked.target.path(), token, need: Need::Listen };
+        let stay = admit(relay, ask).await?;
         let base = base(visitor.tls, asked.request.headers())?;
         // 404 is never said to a listener for a transient reason: .NET's would stop for good.
-        let place = entity.listeners.reserve().ok_or(Refusal::TooManyListeners)?;
-        Ok::<_, Refusal>((entity, grant, base, place))
+        let place = stay.entity().listeners.reserve().ok_or(Refusal::TooManyListeners)?;
+        Ok::<_, Refusal>((stay, base, place))
     };
-    let (entity, grant, base, place) = match admitted.await {
+    let (stay, base, place) = match admitted.await {
         Ok(admitted) => admitted,
         Err(refusal) => return storm::refuse(visitor, asked, accept, line, refusal).await,
     };
     visitor.proven();
-    relay.offenders.clear(visitor.peer.ip(), &entity.name);
-    line.path.clone_from(&entity.name);
+    relay.offenders.clear(visitor.peer.ip(), &stay.entity().name);
+    line.path.clone_from(&stay.entity().name);
     line.listener.clone_from(&asked.id);
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     let upgrade = hyper::upgrade::on(&mut asked.request);
     let channel = Channel {
         relay: relay.clone(),
-        entity,
+        stay: Arc::new(stay),
         path: asked.target.path().to_owned(),
         id: asked.id,
-        grant,
         place,
         line,
     };
@@ -85,16 +86,6 @@ pub(crate) async fn listen(
         }
     });
     Ok(handshake::switching(accept, None))
-}
-
-async fn admit(relay: &Relay, asked: &Asked) -> Result<(Arc<Entity>, Grant), Refusal> {
-    if relay.shutdown.is_draining() {
-        return Err(Refusal::Draining);
-    }
-    let entity = relay.namespace().find(asked.target.path()).cloned();
-    let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
-    let grant = check(relay, entity.as_deref(), asked.target.path(), token, Need::Listen).await?;
-    Ok((entity.ok_or(Refusal::EntityUnknown)?, grant))
 }
 
 /// How the listener named us, checked: it becomes part of addresses.
@@ -112,11 +103,10 @@ fn base(tls: bool, headers: &HeaderMap) -> Result<Base, Refusal> {
 /// An open control channel.
 struct Channel {
     relay: Arc<Relay>,
-    entity: Arc<Entity>,
+    stay: Arc<Stay>,
     /// As the listener wrote it: what a renewed token is checked against.
     path: String,
     id: String,
-    grant: Grant,
     place: Place,
     line: Box<Line>,
 }
@@ -136,15 +126,17 @@ impl Channel {
             channel: channel.clone(),
             base,
             remote: self.line.peer(),
-            record: Record::new(self.relay.clock.now(), self.grant.holder.clone()),
+            stay: self.stay.clone(),
+            record: Record::new(self.relay.clock.now(), self.stay.grant().holder.clone()),
             gone: CancellationToken::new(),
         };
         let listener = Arc::new(listener);
         self.place.register(listener.clone());
-        self.entity.metrics.listeners_opened.inc();
-        self.relay.teller.connected(&self.entity, &listener);
-        if self.entity.seen.note(counted(listener.remote.ip())) {
-            self.relay.teller.new_address(&self.entity, &listener);
+        let entity = self.stay.entity().clone();
+        entity.metrics.listeners_opened.inc();
+        self.relay.teller.connected(&entity, &listener);
+        if entity.seen.note(counted(listener.remote.ip())) {
+            self.relay.teller.new_address(&entity, &listener);
         }
         tokio::pin!(writer);
         let ending = tokio::select! {
@@ -152,13 +144,13 @@ impl Channel {
             ending = self.serve(&mut receiver) => Some(ending),
             () = &mut writer => None,
         };
-        let Self { relay, entity, place, mut line, .. } = self;
+        let Self { relay, stay, place, mut line, .. } = self;
         // No more senders, before the listener learns of it.
         drop(place);
         let (name, fault) = ending.as_ref().map_or(("lost", "listener"), |ending| (ending.name, ending.fault));
         line.end(name, fault);
         relay.teller.disconnected(&entity, &listener, name, fault);
-        drop((relay, entity, listener));
+        drop((relay, entity, stay, listener));
         if let Some(ending) = ending {
             ending.farewell.say(channel, &mut receiver, writer).await;
         }
@@ -169,14 +161,14 @@ impl Channel {
         // One response body may be on its way; it belongs to nobody here, since no request was ever sent.
         let mut body_announced = false;
         loop {
-            let left =
-                (self.grant.expires + self.relay.grace).duration_since(self.relay.clock.now()).unwrap_or_default();
+            let left = self.stay.grant().left(self.relay.clock.now());
             let message = tokio::select! {
                 biased;
                 () = force.cancelled() => return Ending { name: "forced", fault: "relay", farewell: Farewell::Nothing },
                 () = drain.cancelled() => {
                     return self.ending("drained", "relay", 1001, "the relay is shutting down");
                 }
+                over = self.stay.over() => return self.dismissed(over),
                 () = tokio::time::sleep(left) => {
                     return self.ending("token_expired", "listener", 1008, "ExpiredToken: the token is expired");
                 }
@@ -210,9 +202,17 @@ impl Channel {
     }
 
     async fn renew(&mut self, token: &str) -> Result<(), Refusal> {
-        self.grant = check(&self.relay, Some(&self.entity), &self.path, Some(token), Need::Listen).await?;
-        tracing::debug!(entity = self.entity.name, listener = self.id, "listener renewed its token");
+        let ask = Ask { peer: self.line.peer().ip(), path: &self.path, token: Some(token), need: Need::Listen };
+        let grant = check(&self.relay, Some(self.stay.entity()), ask).await?;
+        self.stay.renew(grant)?;
+        tracing::debug!(entity = self.stay.entity().name, listener = self.id, "listener renewed its token");
         Ok(())
+    }
+
+    fn dismissed(&mut self, over: Over) -> Ending {
+        let (code, text) = over.close();
+        self.line.because(text);
+        self.ending(over.name(), if over == Over::Removed { "none" } else { "listener" }, code, text)
     }
 
     fn ending(&self, name: &'static str, fault: &'static str, code: u16, reason: &str) -> Ending {

@@ -1,20 +1,25 @@
 //! The namespace: its hybrid connections, found by path, each with its rules, listeners, senders and counters.
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     path::Path,
     sync::Arc,
 };
 
-use daemon::config::ConfigError;
+use arc_swap::ArcSwap;
+use daemon::config::{ConfigError, Ranges};
 use identity::sas::{Rights, Rule};
 use proto::hybrid::address::segments;
+use tokio_util::sync::CancellationToken;
 
 use super::{
+    authorize::Permits,
     config::{Config, EntityConfig, Right, RuleConfig},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
     seen::Seen,
     share::Share,
+    stay::Guests,
 };
 use crate::splice::{Buffers, Pace};
 
@@ -23,20 +28,23 @@ use crate::splice::{Buffers, Pace};
 pub(crate) struct Namespace {
     /// Host name, without port.
     pub(crate) host: String,
-    rules: Vec<Rule>,
+    /// What counts where there is no entity.
+    pub(crate) permits: Permits,
     entities: HashMap<Vec<String>, Arc<Entity>>,
     /// Most segments that a name has.
     deepest: usize,
 }
 
-/// One hybrid connection.
+/// One hybrid connection, for as long as one of its name is configured.
 #[derive(Debug)]
 pub(crate) struct Entity {
     /// Name as configured: the only form that logs and metric labels show.
     pub(crate) name: String,
-    rules: Vec<Rule>,
-    /// Senders need no token.
-    pub(crate) anonymous_senders: bool,
+    settings: ArcSwap<Settings>,
+    /// Cancelled when it is removed or disabled.
+    pub(crate) closed: CancellationToken,
+    /// Who is inside.
+    pub(crate) guests: Guests,
     /// Who listens.
     pub(crate) listeners: Arc<Listeners>,
     /// Senders, waiting or joined.
@@ -53,6 +61,24 @@ pub(crate) struct Entity {
     pub(crate) metrics: EntityMetrics,
 }
 
+/// What a reload exchanges as a whole.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Who may do what.
+    pub(crate) permits: Permits,
+    /// Senders need no token.
+    pub(crate) anonymous_senders: bool,
+    /// Where listeners may come from; empty is anywhere.
+    pub(crate) listeners_from: Ranges,
+}
+
+impl Settings {
+    /// Whether a listener may come from there.
+    pub(crate) fn may_listen_from(&self, peer: IpAddr) -> bool {
+        self.listeners_from.is_empty() || self.listeners_from.contains(peer)
+    }
+}
+
 impl Namespace {
     /// Reads keys; weak ones are refused.
     pub(crate) fn open(
@@ -66,25 +92,26 @@ impl Namespace {
         let rules = keys.rules("rules", &config.rules)?;
         let mut entities = HashMap::new();
         for (name, entity) in &config.entities {
-            let opened = Entity::open(name, entity, config, &keys, metrics, buffers)?;
+            let own = keys.rules(&format!("entities.{name}.rules"), &entity.rules)?;
+            let settings = Settings {
+                permits: permits(config, own.into_iter().chain(rules.iter().cloned()).collect()),
+                anonymous_senders: entity.anonymous_senders,
+                listeners_from: entity.listeners_from.clone(),
+            };
+            let opened = Entity::open(name, settings, entity, config, metrics, buffers);
             if entities.insert(segments(name), Arc::new(opened)).is_some() {
                 let message = "is there twice: names are compared without regard to case".to_owned();
                 return Err(ConfigError::Invalid { path: path.to_owned(), key: format!("entities.{name}"), message });
             }
         }
         let deepest = entities.keys().map(Vec::len).max().unwrap_or_default();
-        Ok(Self { host: config.namespace.clone(), rules, entities, deepest })
+        Ok(Self { host: config.namespace.clone(), permits: permits(config, rules), entities, deepest })
     }
 
     /// The hybrid connection that a path begins with; the longest name wins.
     pub(crate) fn find(&self, path: &str) -> Option<&Arc<Entity>> {
         let segments = compared(path);
         (1..=self.deepest.min(segments.len())).rev().find_map(|length| self.entities.get(&segments[..length]))
-    }
-
-    /// Rules that count on a path: the entity's first, then the namespace's.
-    pub(crate) fn rules<'a>(&'a self, entity: Option<&'a Entity>) -> Vec<&'a Rule> {
-        entity.map(|entity| &entity.rules[..]).unwrap_or_default().iter().chain(&self.rules).collect()
     }
 
     /// All hybrid connections, in no order.
@@ -100,20 +127,25 @@ pub(crate) fn compared(path: &str) -> Vec<String> {
     segments.iter().flat_map(|segment| segment.split('/')).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
+fn permits(config: &Config, rules: Vec<Arc<Rule>>) -> Permits {
+    Permits { generation: 0, rules, max_life: config.tokens.max_life.0, grace: config.tokens.grace.0 }
+}
+
 impl Entity {
     fn open(
         name: &str,
+        settings: Settings,
         entity: &EntityConfig,
         config: &Config,
-        keys: &Keys<'_>,
         metrics: &RelayMetrics,
         buffers: &Buffers,
-    ) -> Result<Self, ConfigError> {
+    ) -> Self {
         let metrics = metrics.entity(name);
-        Ok(Self {
+        Self {
             name: name.to_owned(),
-            rules: keys.rules(&format!("entities.{name}.rules"), &entity.rules)?,
-            anonymous_senders: entity.anonymous_senders,
+            settings: ArcSwap::from_pointee(settings),
+            closed: CancellationToken::new(),
+            guests: Guests::default(),
             listeners: Arc::new(Listeners::new(entity.limits.listeners, metrics.listeners.clone())),
             senders: Share::new(entity.limits.senders),
             // One hybrid connection may not keep the others from meeting.
@@ -122,7 +154,12 @@ impl Entity {
             buffers: buffers.share(),
             seen: Seen::default(),
             metrics,
-        })
+        }
+    }
+
+    /// What is in force now.
+    pub(crate) fn settings(&self) -> Arc<Settings> {
+        self.settings.load_full()
     }
 }
 
@@ -132,8 +169,8 @@ struct Keys<'a> {
 }
 
 impl Keys<'_> {
-    fn rules(&self, key: &str, rules: &BTreeMap<String, RuleConfig>) -> Result<Vec<Rule>, ConfigError> {
-        rules.iter().map(|(name, rule)| self.rule(&format!("{key}.{name}"), name, rule)).collect()
+    fn rules(&self, key: &str, rules: &BTreeMap<String, RuleConfig>) -> Result<Vec<Arc<Rule>>, ConfigError> {
+        rules.iter().map(|(name, rule)| self.rule(&format!("{key}.{name}"), name, rule).map(Arc::new)).collect()
     }
 
     fn rule(&self, key: &str, name: &str, rule: &RuleConfig) -> Result<Rule, ConfigError> {

@@ -12,7 +12,7 @@ use proto::ws::message::Sender;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::record::Record;
+use super::{record::Record, stay::Stay};
 
 /// A live control channel.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct Listener {
     pub(crate) base: Base,
     /// Where it came from.
     pub(crate) remote: SocketAddr,
+    /// Why it may listen. What it accepted ends with this right.
+    pub(crate) stay: Arc<Stay>,
     /// What it came to so far.
     pub(crate) record: Record,
     /// Cancelled when it has gone.

@@ -46,6 +46,8 @@ pub enum Refusal {
     TokenLife,
     /// The rule lacks the right.
     RightMissing,
+    /// Listeners may not come from this address.
+    ListenerAddress,
     /// No such hybrid connection.
     EntityUnknown,
     /// Nobody listens.
@@ -88,6 +90,7 @@ impl Refusal {
         Self::TokenAudience,
         Self::TokenLife,
         Self::RightMissing,
+        Self::ListenerAddress,
         Self::EntityUnknown,
         Self::NoListener,
         Self::AcceptTimeout,
@@ -121,7 +124,7 @@ impl Refusal {
             | Self::TokenAudience
             | Self::TokenLife => StatusCode::UNAUTHORIZED,
             // The documents say 403 for a missing right, an emulator 401. 403 tells an operator that the key is good.
-            Self::RightMissing => StatusCode::FORBIDDEN,
+            Self::RightMissing | Self::ListenerAddress => StatusCode::FORBIDDEN,
             Self::EntityUnknown => StatusCode::NOT_FOUND,
             // Seen live for WebSocket senders; the documents' 502 is for HTTP senders.
             Self::NoListener => StatusCode::NOT_FOUND,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use daemon::clock::Clock as _;
 
-use crate::support::{LISTEN_KEY, NAMESPACE_KEY, Relay, SECOND_KEY, SEND_KEY};
+use crate::support::{LISTEN_KEY, NAMESPACE_KEY, Relay, SECOND_KEY, SEND_KEY, config};
 
 const LISTEN: &str = "/$hc/e?sb-hc-action=listen";
 const CONNECT: &str = "/$hc/e?sb-hc-action=connect";
@@ -110,4 +110,20 @@ async fn anonymous_senders_need_no_token_and_listeners_always_do() {
     assert_eq!(relay.raw("/$hc/open", &[]).await.status, 404);
     assert_eq!(answered(&relay, "/$hc/open?sb-hc-token=garbage", "garbage").await.0, 404);
     assert_eq!(relay.raw("/$hc/open?sb-hc-action=listen", &[]).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_pinned_entity_takes_listeners_from_its_ranges_alone_and_senders_from_anywhere() {
+    let text = config("{ address: 127.0.0.1:0 }", "handshakes_per_address: 200");
+    let pinned = |range| text.replacen("  e:\n", &format!("  e:\n    listeners_from: {range}\n"), 1);
+    let relay = Relay::with(&pinned("[192.0.2.0/24, \"2001:db8::/32\"]")).await;
+    let (status, reason) = answered(&relay, LISTEN, &relay.listen_token()).await;
+    assert_eq!(status, 403);
+    assert!(reason.starts_with("AddressNotAllowed: Listeners of this endpoint may not come from"), "{reason}");
+    let (status, reason) = answered(&relay, LISTEN, &relay.send_token()).await;
+    assert_eq!(status, 403);
+    assert!(reason.starts_with("The token's rule does not have"), "nobody else learns of the pin: {reason}");
+    assert_eq!(answered(&relay, CONNECT, &relay.send_token()).await.0, 404, "no listener");
+    let relay = Relay::with(&pinned("127.0.0.0/8")).await;
+    assert_eq!(answered(&relay, LISTEN, &relay.listen_token()).await.0, 101);
 }

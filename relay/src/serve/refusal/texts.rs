@@ -82,6 +82,12 @@ impl Refusal {
                 "Listening needs a rule with listen, connecting one with send.",
                 "Use the key of the other rule.",
             ),
+            Self::ListenerAddress => (
+                "listener_address",
+                "AddressNotAllowed: Listeners of this endpoint may not come from this address",
+                "The token is good, and the address of the connection is in none of the ranges of listeners_from.",
+                "Let the listener dial from where it belongs, or add its address to listeners_from of the entity.",
+            ),
             Self::EntityUnknown => (
                 "entity_unknown",
                 "Endpoint does not exist",
