@@ -10,6 +10,7 @@ mod clients;
 mod cold_start;
 mod command_line;
 mod privacy;
+mod proxy;
 mod recovery;
 mod sdk_ws;
 mod shutdown;

@@ -17,6 +17,7 @@ pub mod programs;
 pub mod python;
 pub mod recorder;
 pub mod site;
+pub mod squid;
 pub mod targets;
 pub mod token_endpoint;
 pub mod tokens;

@@ -35,8 +35,16 @@ impl Pki {
     /// # Panics
     /// When it cannot be signed.
     pub fn server(&self, addresses: &[IpAddr]) -> Leaf {
-        let mut hosts = vec!["localhost".to_owned()];
-        hosts.extend(addresses.iter().map(IpAddr::to_string));
+        let addresses: Vec<_> = addresses.iter().map(IpAddr::to_string).collect();
+        self.server_named(&addresses.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// A server certificate for `localhost` and these names.
+    ///
+    /// # Panics
+    /// When it cannot be signed.
+    pub fn server_named(&self, names: &[&str]) -> Leaf {
+        let hosts = ["localhost"].iter().chain(names).map(|name| (*name).to_owned()).collect();
         let request =
             LeafRequest { name: "causeway test server".to_owned(), hosts, uris: Vec::new(), life: LIFE, client: false };
         self.authority.issue(&request).expect("the test CA can sign")
@@ -44,9 +52,12 @@ impl Pki {
 
     /// Writes `tls.crt` and `tls.key` for these addresses.
     pub fn write_server(&self, folder: &Path, addresses: &[IpAddr]) {
-        let leaf = self.server(addresses);
-        write(&folder.join("tls.crt"), &leaf.certificate);
-        write(&folder.join("tls.key"), leaf.key.expose());
+        write_leaf(folder, &self.server(addresses));
+    }
+
+    /// Writes `tls.crt` and `tls.key` for these names.
+    pub fn write_server_named(&self, folder: &Path, names: &[&str]) {
+        write_leaf(folder, &self.server_named(names));
     }
 
     /// A TLS server for in-process peers.
@@ -103,6 +114,11 @@ fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
 
 fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn write_leaf(folder: &Path, leaf: &Leaf) {
+    write(&folder.join("tls.crt"), &leaf.certificate);
+    write(&folder.join("tls.key"), leaf.key.expose());
 }
 
 /// Writes a file that only its owner reads, as secrets must be.

@@ -116,6 +116,15 @@ impl Site {
         self.write(name, &text.replacen(from, to, 1));
     }
 
+    /// Adds lines to a file.
+    ///
+    /// # Panics
+    /// When there is no such file.
+    pub fn append(&self, name: &str, lines: &str) {
+        let text = std::fs::read_to_string(self.file(name)).expect("the file has been written");
+        self.write(name, &format!("{text}{lines}"));
+    }
+
     /// Starts a gateway and gives its tunnel port.
     pub async fn gateway(&self) -> (Process, SocketAddr) {
         let mut gateway = programs::start("gateway", "gateway", self.path(), ["serve", "-c", "gateway.yaml"]);
@@ -167,7 +176,13 @@ impl Site {
 
     /// Starts a connector with this way to the cluster.
     pub async fn connector(&self, way: &str) -> Connector {
+        self.connector_with(way, "").await
+    }
+
+    /// Starts a connector with this way to the cluster and more keys of the whole file.
+    pub async fn connector_with(&self, way: &str, more: &str) -> Connector {
         self.write_connector(way);
+        self.append("connector.yaml", more);
         let mut process = programs::start("connector", "gateway", self.path(), ["connect", "-c", "connector.yaml"]);
         let http = process.addresses("face-http", 5).await;
         let tcp = process.addresses("face-tcp", 3).await;
