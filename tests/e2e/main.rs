@@ -12,6 +12,8 @@ mod command_line;
 mod privacy;
 mod proxy;
 mod recovery;
+mod sdk_browser;
+mod sdk_python;
 mod sdk_ws;
 mod shutdown;
 mod sidecar;

@@ -3,7 +3,7 @@ rejects those whose path asks for it, and answers HTTP requests with what it saw
 
 import asyncio
 import json
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import websockets
 from report import OPTIONS, commands, payload, report, trust
@@ -20,7 +20,7 @@ async def accept(message):
     if "/reject/" in path:
         code, reason = path.split("/reject/")[1].split("/")
         try:
-            await dial(f"{address}&sb-hc-statusCode={code}&sb-hc-statusDescription={quote(reason)}")
+            await dial(f"{address}&sb-hc-statusCode={code}&sb-hc-statusDescription={quote(unquote(reason))}")
         except websockets.InvalidStatus as answer:
             report("rejected", status=answer.response.status_code)
         return

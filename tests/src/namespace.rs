@@ -6,7 +6,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use identity::{sas, secret::Secret};
+use identity::{ca::spki_sha256, sas, secret::Secret};
 use tempfile::TempDir;
 
 use crate::{
@@ -80,6 +80,17 @@ impl Namespace {
     /// Its folder, with `ca.pem`, `listen.key` and `send.key`.
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// SHA-256 of the public key in the relay's certificate, base64: how Chromium is told whom to believe.
+    ///
+    /// # Panics
+    /// Never: the certificate is ours.
+    pub fn certified_key(&self) -> String {
+        let certificate = std::fs::read_to_string(self.path().join("tls.crt")).expect("the file has been written");
+        let digest = spki_sha256(&certificate).expect("the certificate is ours");
+        let byte = |at| u8::from_str_radix(&digest[at..at + 2], 16).expect("the digest is hex");
+        BASE64.encode((0..digest.len()).step_by(2).map(byte).collect::<Vec<_>>())
     }
 
     /// Where a WebSocket listener of this hybrid connection dials.
