@@ -278,3 +278,33 @@ log: {{ level: debug }}
     })
     .await;
 }
+
+/// Left to itself the package doubles its attempts with each refusal, and has no pause between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hyco_ws_listener_with_a_bad_token_makes_a_bounded_number_of_attempts() {
+    within(2 * LIMIT, async {
+        let namespace = Namespace::new().await;
+        let mut others = hyco::ws_listener(&namespace, "open", json!({})).await;
+        let mut refused = hyco::ws_listener_refused(&namespace, "ws", json!({ "key": "not the key" }));
+        let error = refused.next("error").await.field("text").unwrap();
+        assert!(error.contains("unexpected server response (401)"), "{error}");
+
+        // One attempt became two and two became four; those are kept apart for a while, then told why, and come back.
+        for _ in 0..4 {
+            refused.next("listening").await;
+        }
+        let mut sender = hyco::ws_sender(&namespace, "open", "", json!({}));
+        sender.next("open").await;
+        echoes(&mut sender, &mut others).await;
+        for _ in 0..8 {
+            refused.next("listening").await;
+        }
+        let (opened, attempts) = (refused.count("listening"), refused.count("token"));
+        assert!(attempts <= opened + 3 + 4, "{attempts} attempts, of which {opened} were parked");
+
+        // Nobody is sent to who only seems to listen.
+        let mut sender = hyco::ws_sender(&namespace, "ws", "", json!({}));
+        assert!(sender.next("error").await.field("text").unwrap().contains("(404)"));
+    })
+    .await;
+}
