@@ -18,12 +18,14 @@ mod events;
 mod listeners;
 mod meet;
 mod metrics;
+mod rate;
 mod record;
 pub mod refusal;
 mod rendezvous;
 mod route;
 mod seen;
 mod share;
+mod sources;
 mod stay;
 mod storm;
 mod upgrade;
@@ -43,8 +45,8 @@ use tracing::info;
 
 pub use self::config::{Config, EntityConfig, EntityLimits, Kind, Limits, Listen, Right, RuleConfig, Tokens};
 use self::{
-    entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table, share::Share,
-    storm::Offenders,
+    entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table,
+    share::WaitingRoom, sources::Sources, storm::Offenders,
 };
 use crate::splice::Buffers;
 
@@ -93,7 +95,7 @@ pub(crate) struct Relay {
     namespace: ArcSwap<Namespace>,
     table: Table,
     /// Senders that wait for listeners, of all entities.
-    waiting: Share,
+    waiting: WaitingRoom,
     /// Memory for bytes in flight; each entity has a share.
     buffers: Buffers,
     accept_timeout: Duration,
@@ -120,7 +122,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let relay = Arc::new(Relay {
         namespace: ArcSwap::from_pointee(Namespace::open(&values, &base, &path, &metrics, &buffers)?),
         table: Table::default(),
-        waiting: Share::new(values.limits.rendezvous),
+        waiting: WaitingRoom::new("limits.rendezvous", values.limits.rendezvous),
         buffers,
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),
@@ -129,7 +131,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         shutdown: context.shutdown.clone(),
         metrics,
     });
-    let counts = door::Counts::new(&values.limits);
+    let sources = Sources::new(&values.limits);
     let mut doors = Vec::new();
     for listen in &values.listen {
         let tls = match &listen.tls {
@@ -139,7 +141,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         let bound =
             async { TcpListener::bind(listen.address).await.and_then(|bound| Ok((bound.local_addr()?, bound))) };
         let (address, listener) = bound.await.map_err(|source| StartError::Bind { address: listen.address, source })?;
-        doors.push((address, door::Door { listener, tls, counts: counts.clone(), relay: relay.clone() }));
+        doors.push((address, door::Door { listener, tls, sources: sources.clone(), relay: relay.clone() }));
     }
     let mut addresses = Vec::new();
     for (address, door) in doors {

@@ -103,13 +103,16 @@ pub struct EntityLimits {
     pub listeners: usize,
     /// Senders at a time, those still waiting for a listener included; default 1000.
     pub senders: usize,
+    /// New senders per second, WebSocket connects and HTTP requests together; default unlimited. A second's worth may come
+    /// at once.
+    pub requests_per_second: Option<usize>,
     /// Payload bytes per second, all senders and both directions together; default unlimited.
     pub bytes_per_second: Option<Size>,
 }
 
 impl Default for EntityLimits {
     fn default() -> Self {
-        Self { listeners: 25, senders: 1000, bytes_per_second: None }
+        Self { listeners: 25, senders: 1000, requests_per_second: None, bytes_per_second: None }
     }
 }
 
@@ -136,11 +139,18 @@ impl Default for Tokens {
 pub struct Limits {
     /// Memory for large reads of all connections together; default 512Mi. Beyond it connections go on with small reads.
     pub buffer_memory: Size,
-    /// Unproven connections at a time from one address (IPv6: one /64); default 20. More are closed at once.
-    pub handshakes_per_address: usize,
-    /// Unproven connections at a time in all; default 1024. More wait to be accepted.
+    /// Unproven connections at a time in all; default 1024. More wait to be accepted. One address (IPv6: one /64) has a
+    /// quarter for itself, and more while a quarter is free for others; beyond, its connections are closed at once.
     pub handshakes: usize,
-    /// Senders at a time that wait for a listener, in all; default 1024. One hybrid connection may have a quarter.
+    /// Of those, how many of one address are served at a time; default 64. The others wait their turn, for at most 10 s.
+    pub handshakes_per_address: usize,
+    /// How many handshakes of one address are begun per second; default unlimited. The others wait their turn, too.
+    pub handshakes_per_second_per_address: Option<usize>,
+    /// Connections at a time from one address, of every kind; default 16384, since a whole site may be behind one. More
+    /// are refused; rendezvous of listeners never are.
+    pub connections_per_address: usize,
+    /// Senders at a time that wait for a listener, in all; default 1024. One hybrid connection, and one address, has a
+    /// quarter for itself, and more while a quarter is free for others.
     pub rendezvous: usize,
     /// How long a sender waits for a listener to accept; default 30s.
     pub accept_timeout: Span,
@@ -150,8 +160,10 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             buffer_memory: Size(512 * 1024 * 1024),
-            handshakes_per_address: 20,
             handshakes: 1024,
+            handshakes_per_address: 64,
+            handshakes_per_second_per_address: None,
+            connections_per_address: 16_384,
             rendezvous: 1024,
             accept_timeout: Span(Duration::from_secs(30)),
         }
@@ -187,6 +199,8 @@ impl Validate for Config {
         for (key, value) in [
             ("limits.handshakes_per_address", self.limits.handshakes_per_address),
             ("limits.handshakes", self.limits.handshakes),
+            ("limits.handshakes_per_second_per_address", self.limits.handshakes_per_second_per_address.unwrap_or(1)),
+            ("limits.connections_per_address", self.limits.connections_per_address),
             ("limits.rendezvous", self.limits.rendezvous),
         ] {
             if value == 0 {
@@ -230,7 +244,8 @@ fn check_rules(key: &str, rules: &BTreeMap<String, RuleConfig>) -> Problem {
 
 fn check_entity(key: &str, entity: &EntityConfig) -> Problem {
     let limits = &entity.limits;
-    if limits.listeners == 0 || limits.senders == 0 || limits.bytes_per_second == Some(Size(0)) {
+    let rates = [limits.requests_per_second, limits.bytes_per_second.map(|size| usize::from(size.0 > 0))];
+    if limits.listeners == 0 || limits.senders == 0 || rates.contains(&Some(0)) {
         return Err((format!("{key}.limits"), "has a 0, which would let nothing through; write 1 or more".to_owned()));
     }
     Ok(())

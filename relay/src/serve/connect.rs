@@ -43,7 +43,7 @@ pub(crate) async fn connect(
     visitor.proven();
     let entity = stay.entity();
     let met = async {
-        let place = entity.senders.take().ok_or(Refusal::TooManySenders)?;
+        let place = enter(visitor, entity)?;
         let chosen = meet(visitor, entity, &asked).await?;
         // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
         let (io, ahead) = taken_over(chosen.upgrade).await.ok_or(Refusal::ListenerLost)?;
@@ -69,6 +69,15 @@ pub(crate) async fn connect(
     let joined = Joined { relay: relay.clone(), stays: [stay.into(), listener.stay.clone()], listener: leg, noticed };
     relay.shutdown.spawn(join(joined, own, line, place));
     Ok(response)
+}
+
+/// What a sender that may send still has to keep to.
+pub(crate) fn enter(visitor: &Visitor, entity: &Entity) -> Result<Place, Denied> {
+    if let Some(excess) = visitor.excess {
+        return Err(Denied::Over(Refusal::TooManyConnections, excess));
+    }
+    entity.requests.take().map_err(|excess| Denied::Over(Refusal::TooManyRequests, excess))?;
+    entity.senders.take().map_err(|excess| Denied::Over(Refusal::TooManySenders, excess))
 }
 
 /// All of the sender's headers but what carried its token. `Authorization` is the application's, unless it was that.

@@ -22,11 +22,12 @@ use super::{
     Relay,
     access::Line,
     authorize::{Ask, Need, admit, carried, check},
-    door::{Visitor, counted},
+    door::Visitor,
     listeners::{Base, Listener, Place},
     record::Record,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
+    sources::counted,
     stay::{Over, Stay},
     storm,
     upgrade::{Accepted, taken_over},
@@ -54,12 +55,16 @@ pub(crate) async fn listen(
         let stay = admit(relay, ask).await?;
         let base = base(visitor.tls, asked.request.headers())?;
         // 404 is never said to a listener for a transient reason: .NET's would stop for good.
-        let place = stay.entity().listeners.reserve().ok_or(Refusal::TooManyListeners)?;
-        Ok::<_, Refusal>((stay, base, place))
+        if let Some(excess) = visitor.excess {
+            return Err(Denied::Over(Refusal::TooManyConnections, excess));
+        }
+        let over = |excess| Denied::Over(Refusal::TooManyListeners, excess);
+        let place = stay.entity().listeners.reserve().map_err(over)?;
+        Ok::<_, Denied>((stay, base, place))
     };
     let (stay, base, place) = match admitted.await {
         Ok(admitted) => admitted,
-        Err(refusal) => return storm::refuse(visitor, asked, accept, line, refusal).await,
+        Err(denied) => return storm::refuse(visitor, asked, accept, line, denied).await,
     };
     visitor.proven();
     relay.offenders.clear(visitor.peer.ip(), &stay.entity().name);

@@ -1,12 +1,11 @@
 //! The door: accepts connections and holds them to deadlines and counts until they have proven something.
 //!
 //! A connection is *unproven* from its acceptance until its token was checked (or it was refused). It has 5 s for its
-//! first byte, 10 s and 16 KiB for its whole head, and only so many may come from one address.
+//! first byte, 10 s and 16 KiB for its whole head, and only so many are served at a time (`sources`).
 use std::{
-    collections::HashMap,
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,13 +15,20 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use identity::tls::ServerTls;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
 
-use super::{Relay, access::Line, config::Limits, route, upgrade::Accepted};
+use super::{
+    Relay,
+    access::Line,
+    route,
+    share::Excess,
+    sources::{Connected, Sources, Unproven},
+    upgrade::Accepted,
+};
 use crate::transport::{self, Link};
 
 /// Within this the first byte must come.
@@ -40,28 +46,12 @@ const HEADERS_MAX: usize = 100;
 /// Pause after an accept error: they come in floods (no file descriptors left), and spinning makes those worse.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 
-/// Addresses that are counted at a time is bounded by the unproven connections in all, as each entry has one.
-#[derive(Debug, Clone)]
-pub(crate) struct Counts {
-    all: Arc<Semaphore>,
-    by_address: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    per_address: usize,
-}
-
-/// The right to be unproven, given back on drop.
-#[derive(Debug)]
-pub(crate) struct Unproven {
-    counts: Counts,
-    address: IpAddr,
-    _one_of_all: OwnedSemaphorePermit,
-}
-
 /// One port.
 #[derive(Debug)]
 pub(crate) struct Door {
     pub(crate) listener: TcpListener,
     pub(crate) tls: Option<ServerTls>,
-    pub(crate) counts: Counts,
+    pub(crate) sources: Sources,
     pub(crate) relay: Arc<Relay>,
 }
 
@@ -75,50 +65,8 @@ pub(crate) struct Visitor {
     pub(crate) line: Mutex<Option<Box<Line>>>,
     /// Given back once the token was checked.
     pub(crate) unproven: Mutex<Option<Unproven>>,
-}
-
-impl Counts {
-    pub(crate) fn new(limits: &Limits) -> Self {
-        Self {
-            all: Arc::new(Semaphore::new(limits.handshakes.min(Semaphore::MAX_PERMITS))),
-            by_address: Arc::default(),
-            per_address: limits.handshakes_per_address,
-        }
-    }
-
-    fn admit(&self, peer: SocketAddr, permit: OwnedSemaphorePermit) -> Option<Unproven> {
-        let address = counted(peer.ip());
-        let mut by_address = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_default();
-        if *count >= self.per_address {
-            return None;
-        }
-        *count += 1;
-        Some(Unproven { counts: self.clone(), address, _one_of_all: permit })
-    }
-}
-
-impl Drop for Unproven {
-    fn drop(&mut self) {
-        let mut by_address = self.counts.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
-
-/// What counts as one address: an IPv4 address, or the /64 that one IPv6 user has.
-pub(crate) fn counted(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-        v4 => v4,
-    }
+    /// Its address has more connections than it may have.
+    pub(crate) excess: Option<Excess>,
 }
 
 impl Door {
@@ -131,7 +79,7 @@ impl Door {
                 accepted = self.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer, permit)) => self.welcome(stream, peer, permit),
+                Ok((stream, peer, room)) => self.welcome(stream, peer, room),
                 Err(error) if is_peers(&error) => {}
                 Err(error) => {
                     warn!(%error, "relay cannot accept connections");
@@ -141,27 +89,31 @@ impl Door {
         }
     }
 
-    /// A permit first: at the limit, newcomers wait in the kernel's queue.
+    /// Room first: at the limit, newcomers wait in the kernel's queue.
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = self.counts.all.clone().acquire_owned().await.expect("the semaphore is never closed");
+        let room = self.sources.room().await;
         let (stream, peer) = self.listener.accept().await?;
-        Ok((stream, peer, permit))
+        Ok((stream, peer, room))
     }
 
-    fn welcome(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn welcome(&self, stream: TcpStream, peer: SocketAddr, room: OwnedSemaphorePermit) {
         let mut line = Box::new(Line::new(peer));
-        let Some(unproven) = self.counts.admit(peer, permit) else {
-            self.relay.metrics.crowded();
-            line.end("crowded", "peer");
-            line.because("too many unproven connections from this address (limits.handshakes_per_address)");
-            return;
+        let (unproven, connected, excess) = match self.sources.admit(peer, room) {
+            Ok(admitted) => admitted,
+            Err(excess) => {
+                self.relay.metrics.crowded();
+                line.end("crowded", "peer");
+                line.because(excess);
+                return;
+            }
         };
         let visitor = Arc::new(Visitor {
             relay: self.relay.clone(),
             peer,
             tls: self.tls.is_some(),
             line: Mutex::new(Some(line)),
-            unproven: Mutex::new(Some(unproven)),
+            unproven: Mutex::new(None),
+            excess,
         });
         let tls = self.tls.as_ref().map(ServerTls::current);
         self.relay.shutdown.spawn(async move {
@@ -169,7 +121,7 @@ impl Door {
             let served = tokio::select! {
                 biased;
                 () = force.cancelled() => Err(Failed::Forced),
-                served = visitor.serve(stream, tls) => served,
+                served = visitor.serve(stream, connected, unproven, tls) => served,
             };
             if let (Err(failed), Some(mut line)) = (served, visitor.take_line()) {
                 visitor.relay.metrics.handshake_failed();
@@ -183,6 +135,7 @@ impl Door {
 #[derive(Debug)]
 enum Failed {
     Socket(io::Error),
+    NoTurn,
     NoFirstByte,
     Left,
     Tls(io::Error),
@@ -198,6 +151,7 @@ impl Failed {
                 line.end("socket", "relay");
                 line.because(error);
             }
+            Self::NoTurn => line.end("crowded", "peer"),
             Self::NoFirstByte => line.end("silent", "peer"),
             Self::Left => line.end("left", "peer"),
             Self::Tls(error) => {
@@ -227,7 +181,18 @@ impl Visitor {
     }
 
     /// Until the request is answered and, if it was an upgrade, handed over.
-    async fn serve(self: &Arc<Self>, stream: TcpStream, tls: Option<Arc<rustls::ServerConfig>>) -> Result<(), Failed> {
+    async fn serve(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        connected: Connected,
+        mut unproven: Unproven,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<(), Failed> {
+        if !unproven.turn().await {
+            self.relay.metrics.crowded();
+            return Err(Failed::NoTurn);
+        }
+        *self.unproven.lock().unwrap_or_else(PoisonError::into_inner) = Some(unproven);
         let deadline = Instant::now() + WHOLE_HEAD;
         transport::prepare(&stream).map_err(Failed::Socket)?;
         match timeout(FIRST_BYTE, stream.peek(&mut [0])).await {
@@ -236,7 +201,7 @@ impl Visitor {
             Ok(Ok(0)) => return Err(Failed::Left),
             Ok(Ok(_)) => {}
         }
-        let io: Accepted = match tls {
+        let io = match tls {
             None => Link::Tcp(stream),
             Some(config) => {
                 let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(stream)).await;
@@ -255,7 +220,7 @@ impl Visitor {
             .max_buf_size(HEAD_MAX)
             .max_headers(HEADERS_MAX)
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Accepted::new(io, connected)), service)
             .with_upgrades()
             .await
             .map_err(Failed::Http)

@@ -17,6 +17,7 @@ use super::{
     config::{Config, EntityConfig, Right, RuleConfig},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
+    rate::Rate,
     seen::Seen,
     share::Share,
     stay::Guests,
@@ -49,8 +50,8 @@ pub(crate) struct Entity {
     pub(crate) listeners: Arc<Listeners>,
     /// Senders, waiting or joined.
     pub(crate) senders: Share,
-    /// Senders that wait.
-    pub(crate) waiting: Share,
+    /// How often senders come.
+    pub(crate) requests: Rate,
     /// Shared rate, if limited.
     pub(crate) pace: Option<Pace>,
     /// Its share of the memory for bytes in flight.
@@ -98,7 +99,7 @@ impl Namespace {
                 anonymous_senders: entity.anonymous_senders,
                 listeners_from: entity.listeners_from.clone(),
             };
-            let opened = Entity::open(name, settings, entity, config, metrics, buffers);
+            let opened = Entity::open(name, settings, entity, metrics, buffers);
             if entities.insert(segments(name), Arc::new(opened)).is_some() {
                 let message = "is there twice: names are compared without regard to case".to_owned();
                 return Err(ConfigError::Invalid { path: path.to_owned(), key: format!("entities.{name}"), message });
@@ -132,14 +133,7 @@ fn permits(config: &Config, rules: Vec<Arc<Rule>>) -> Permits {
 }
 
 impl Entity {
-    fn open(
-        name: &str,
-        settings: Settings,
-        entity: &EntityConfig,
-        config: &Config,
-        metrics: &RelayMetrics,
-        buffers: &Buffers,
-    ) -> Self {
+    fn open(name: &str, settings: Settings, entity: &EntityConfig, metrics: &RelayMetrics, buffers: &Buffers) -> Self {
         let metrics = metrics.entity(name);
         Self {
             name: name.to_owned(),
@@ -147,9 +141,8 @@ impl Entity {
             closed: CancellationToken::new(),
             guests: Guests::default(),
             listeners: Arc::new(Listeners::new(entity.limits.listeners, metrics.listeners.clone())),
-            senders: Share::new(entity.limits.senders),
-            // One hybrid connection may not keep the others from meeting.
-            waiting: Share::new((config.limits.rendezvous / 4).max(1)),
+            senders: Share::new("limits.senders", entity.limits.senders),
+            requests: Rate::new("limits.requests_per_second", entity.limits.requests_per_second),
             pace: entity.limits.bytes_per_second.map(|rate| Pace::new(rate.0)),
             buffers: buffers.share(),
             seen: Seen::default(),

@@ -5,6 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -12,7 +13,10 @@ use proto::ws::message::Sender;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{record::Record, stay::Stay};
+use super::{record::Record, share::Excess, stay::Stay};
+
+/// When a listener for whom there is no place should come again: others leave when they are restarted.
+const AGAIN: Duration = Duration::from_secs(30);
 
 /// A live control channel.
 #[derive(Debug)]
@@ -70,15 +74,16 @@ impl Listeners {
         Self { state: Mutex::default(), changed: Notify::new(), limit, gauge }
     }
 
-    /// Takes a place for a handshake; none is left when the limit is reached.
-    pub(crate) fn reserve(self: &Arc<Self>) -> Option<Place> {
+    /// Takes a place for a handshake.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Result<Place, Excess> {
         let mut state = self.state();
-        if state.live.len() + state.opening >= self.limit {
-            return None;
+        let current = state.live.len() + state.opening;
+        if current >= self.limit {
+            return Err(Excess { limit: "limits.listeners", value: self.limit, current, again: AGAIN });
         }
         state.opening += 1;
         drop(state);
-        Some(Place { listeners: self.clone(), registered: None })
+        Ok(Place { listeners: self.clone(), registered: None })
     }
 
     /// One at random, but none of `tried`, and one that does not answer only when there is no other. Waits while the only

@@ -28,6 +28,7 @@ use super::{
     refusal::Refusal,
     rendezvous::{Offer, Ticket, Verdict},
     route::{Asked, Denied},
+    sources::counted,
 };
 
 /// One in so many parts of the accept window is what a listener has for itself: 5 s of 30. Most dial back within a round
@@ -55,9 +56,8 @@ enum Turn {
 /// Finds a listener that takes this sender.
 pub(crate) async fn meet(visitor: &Visitor, entity: &Arc<Entity>, asked: &Asked) -> Result<Chosen, Denied> {
     let relay = &visitor.relay;
-    let (Some(_one_of_all), Some(_one_of_entity)) = (relay.waiting.take(), entity.waiting.take()) else {
-        return Err(Refusal::TooManyRendezvous.into());
-    };
+    let room = relay.waiting.take(&entity.name, counted(visitor.peer.ip()));
+    let _waiting = room.map_err(|excess| Denied::Over(Refusal::TooManyRendezvous, excess))?;
     let deadline = Instant::now() + relay.accept_timeout;
     let patience = relay.accept_timeout / OWN_PART;
     let draining = relay.shutdown.drain_token();

@@ -11,11 +11,13 @@ use hyper::ext::ReasonPhrase;
 use identity::sas::SasError;
 use proto::hybrid::status::{Tracking, reason};
 
+use super::share::Excess;
+
 /// What answers are made of.
 pub(crate) type Body = Full<Bytes>;
 
-/// Seconds after which a refusal for want of room is worth another try.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+/// Seconds after which a relay that ends is replaced by another, or by itself.
+const RETRY_AFTER: u64 = 5;
 
 /// A refusal. Its name is a stable code, found in logs, metrics and the answer's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +62,10 @@ pub enum Refusal {
     TooManyListeners,
     /// One sender more than allowed.
     TooManySenders,
+    /// Senders come faster than they may.
+    TooManyRequests,
+    /// One address has more connections than it may have.
+    TooManyConnections,
     /// Too many senders wait for listeners.
     TooManyRendezvous,
     /// The sender's head does not fit into a message to the listener.
@@ -97,6 +103,8 @@ impl Refusal {
         Self::ListenerLost,
         Self::TooManyListeners,
         Self::TooManySenders,
+        Self::TooManyRequests,
+        Self::TooManyConnections,
         Self::TooManyRendezvous,
         Self::HeadTooLarge,
         Self::RendezvousUnknown,
@@ -135,7 +143,11 @@ impl Refusal {
             // listener for good.
             Self::TooManyListeners => StatusCode::FORBIDDEN,
             // SDKs retry on 503.
-            Self::TooManySenders | Self::TooManyRendezvous | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TooManySenders | Self::TooManyConnections | Self::TooManyRendezvous | Self::Draining => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            // What every HTTP client takes for "slower"; SDKs retry on it as on any status without a meaning to them.
+            Self::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             // The documents say 403, an emulator 400.
             Self::RendezvousUnknown => StatusCode::FORBIDDEN,
@@ -163,10 +175,16 @@ impl Refusal {
     }
 
     /// The answer: status, reason phrase with the tracking block, a small JSON body, and the end of the connection.
-    pub(crate) fn answer(self, tracking: &Tracking<'_>) -> Response<Body> {
+    pub(crate) fn answer(self, tracking: &Tracking<'_>, excess: Option<Excess>) -> Response<Body> {
         let phrase = reason(self.text(), tracking);
-        let body = serde_json::json!({ "code": self.name(), "message": phrase }).to_string();
-        let mut answer = plain(self.status(), &phrase, body);
+        let mut body = serde_json::json!({ "code": self.name(), "message": phrase });
+        // Whole seconds, and not too soon.
+        let again = excess.map(|excess| excess.again.as_secs() + u64::from(excess.again.subsec_nanos() > 0));
+        if let (Some(Excess { limit, value, current, .. }), Some(again)) = (excess, again) {
+            body["limit"] = serde_json::json!({ "name": limit, "value": value, "current": current });
+            body["retry_after_s"] = again.into();
+        }
+        let mut answer = plain(self.status(), &phrase, body.to_string());
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self.status() {
@@ -176,11 +194,10 @@ impl Refusal {
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(header::RETRY_AFTER, RETRY_AFTER);
-            }
             _ => {}
         }
+        let again = again.or((self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER));
+        headers.extend(again.map(|seconds| (header::RETRY_AFTER, HeaderValue::from(seconds))));
         answer
     }
 }
@@ -229,7 +246,7 @@ mod tests {
     #[test]
     fn an_answer_carries_the_phrase_and_ends_the_connection() {
         let tracking = Tracking { id: "i", namespace: "ns", path: "e", at: SystemTime::UNIX_EPOCH };
-        let answer = Refusal::TokenSignature.answer(&tracking);
+        let answer = Refusal::TokenSignature.answer(&tracking, None);
         assert_eq!(answer.status(), 401);
         let phrase = answer.extensions().get::<ReasonPhrase>().unwrap();
         assert!(

@@ -18,6 +18,7 @@ use super::{
     connect, control,
     door::Visitor,
     refusal::{Body, Refusal, plain},
+    share::Excess,
 };
 
 /// Longest path that a log line shows.
@@ -31,6 +32,8 @@ const ID_SHOWN: usize = 64;
 pub(crate) enum Denied {
     /// By the relay.
     By(Refusal),
+    /// By the relay, because of a limit.
+    Over(Refusal, Excess),
     /// By a listener, for its sender.
     ByListener {
         /// Its status.
@@ -93,7 +96,13 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
             visitor.relay.metrics.refused(refusal);
             line.end(refusal.name(), "peer");
             line.because(refusal.text());
-            refusal.answer(&tracking)
+            refusal.answer(&tracking, None)
+        }
+        Denied::Over(refusal, excess) => {
+            visitor.relay.metrics.refused(refusal);
+            line.end(refusal.name(), "peer");
+            line.because(excess);
+            refusal.answer(&tracking, Some(excess))
         }
         Denied::ByListener { status, description } => {
             line.end("rejected", "listener");

@@ -29,9 +29,10 @@ use super::{
     Relay,
     access::Line,
     control::{MESSAGE_MAX, PING},
-    door::{Visitor, counted},
+    door::Visitor,
     refusal::{Body, Refusal},
     route::{Asked, Denied},
+    sources::counted,
     upgrade::taken_over,
 };
 use crate::farewell::Farewell;
@@ -252,12 +253,13 @@ pub(crate) async fn refuse(
     mut asked: Asked,
     accept: HeaderValue,
     mut line: Box<Line>,
-    refusal: Refusal,
+    denied: Denied,
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
-    if refusal == Refusal::Draining {
-        return Err((refusal.into(), line));
-    }
+    let refusal = match &denied {
+        Denied::By(Refusal::Draining) | Denied::ByListener { .. } | Denied::Rejects => return Err((denied, line)),
+        Denied::By(refusal) | Denied::Over(refusal, _) => *refusal,
+    };
     let found = relay.namespace().find(asked.target.path()).cloned();
     let entity = found.as_ref().map_or("", |entity| &entity.name);
     let parkable = is_hyco_ws(asked.request.headers());
@@ -267,7 +269,7 @@ pub(crate) async fn refuse(
     match course.kind {
         Kind::Plain => {
             relay.teller.refused(entity, visitor.peer.ip(), refusal, course.count);
-            Err((refusal.into(), line))
+            Err((denied, line))
         }
         Kind::Delay(pause, _held) => {
             relay.teller.refused(entity, visitor.peer.ip(), refusal, course.count);
@@ -275,7 +277,7 @@ pub(crate) async fn refuse(
                 () = relay.shutdown.draining() => {}
                 () = sleep(pause) => {}
             }
-            Err((refusal.into(), line))
+            Err((denied, line))
         }
         Kind::Park(time, held) => {
             relay.teller.parked(entity, visitor.peer.ip(), refusal, course.count);

@@ -1,16 +1,32 @@
 //! From hyper's hands back into ours: the transport of a connection whose upgrade was answered.
-use std::time::Duration;
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use bytes::BytesMut;
 use hyper::upgrade::OnUpgrade;
 use proto::ws::handshake;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::server::TlsStream;
 
+use super::sources::Connected;
 use crate::transport::Link;
 
-/// A connection that the relay accepted.
-pub(crate) type Accepted = Link<TlsStream<TcpStream>>;
+/// What it is made of.
+type Transport = Link<TlsStream<TcpStream>>;
+
+/// A connection that the relay accepted. It counts for its address until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    io: Transport,
+    _connected: Connected,
+}
 
 /// How long a 101 may take to leave. It is one packet into an empty socket buffer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -19,4 +35,42 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) async fn taken_over(upgrade: OnUpgrade) -> Option<(Accepted, BytesMut)> {
     let upgraded = tokio::time::timeout(ANSWER_DEADLINE, upgrade).await.ok()?.ok()?;
     handshake::into_parts::<Accepted>(upgraded)
+}
+
+impl Accepted {
+    pub(crate) fn new(io: Transport, connected: Connected) -> Self {
+        Self { io, _connected: connected }
+    }
+}
+
+impl AsyncRead for Accepted {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Accepted {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
 }

@@ -5,6 +5,7 @@ mod control;
 mod events;
 mod handshake;
 mod hostile;
+mod limits;
 mod listener;
 mod relaying;
 mod rendezvous;

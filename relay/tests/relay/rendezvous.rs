@@ -6,7 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Answer, Control, LISTEN_KEY, Relay, config, dial_address, refused, until};
+use crate::support::{Answer, Relay, config, dial_address, refused, until};
 
 /// The target of an absolute address.
 fn target(address: &str) -> &str {
@@ -264,55 +264,6 @@ async fn senders_spread_over_listeners() {
     }
     // One listener gets all sixty once in 2^59 runs.
     assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
-}
-
-#[tokio::test]
-async fn listeners_beyond_the_limit_are_refused_until_one_goes() {
-    let relay = Relay::new().await;
-    let token = relay.listen_token();
-    let headers = [("ServiceBusAuthorization", token.as_str())];
-    let mut kept: Vec<Control> = Vec::new();
-    for _ in 0..3 {
-        kept.push(relay.listener().await);
-    }
-    let answer = relay.raw("/$hc/e?sb-hc-action=listen", &headers).await;
-    assert_eq!(answer.status, 403);
-    assert!(answer.reason.starts_with("MaximumListenersPerEndpoint"), "{}", answer.reason);
-    kept.pop();
-    crate::support::until_async("room for another listener", async || {
-        relay.raw("/$hc/e?sb-hc-action=listen", &headers).await.status == 101
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn senders_beyond_the_limit_are_refused_with_a_hint() {
-    let text = config("{ address: 127.0.0.1:0 }", "handshakes_per_address: 200").replace("senders: 100", "senders: 1");
-    let relay = Relay::with(&text).await;
-    let (_sender, _listener, _control) = relay.pair().await;
-    let answer = relay.raw_sender().await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.reason.starts_with("MaximumSendersPerEndpoint"), "{}", answer.reason);
-    assert!(answer.head.to_ascii_lowercase().contains("retry-after: "), "{}", answer.head);
-}
-
-#[tokio::test]
-async fn one_entity_has_a_quarter_of_all_waiting_places() {
-    let limits = "handshakes_per_address: 200, rendezvous: 4";
-    let relay = Relay::with(&config("{ address: 127.0.0.1:0 }", limits)).await;
-    let mut control = relay.listener().await;
-    let mut senders = JoinSet::new();
-    senders.spawn(relay.sender(""));
-    control.accept().await;
-    let answer = relay.raw_sender().await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.reason.starts_with("Too many senders are waiting"), "{}", answer.reason);
-    let token = relay.token("listen", LISTEN_KEY, "open");
-    let target = "/$hc/open?sb-hc-action=listen";
-    let mut other = Control(relay.dial(target, &[("ServiceBusAuthorization", &token)]).await.unwrap());
-    let address = relay.address;
-    senders.spawn(async move { crate::support::dial(address, "/$hc/open", &[]).await });
-    other.accept().await;
 }
 
 #[tokio::test]

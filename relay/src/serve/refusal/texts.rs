@@ -124,10 +124,22 @@ impl Refusal {
                 "limits.senders of the hybrid connection is reached.",
                 "Try again when others have gone, or raise the limit.",
             ),
+            Self::TooManyRequests => (
+                "too_many_requests",
+                "MaximumRequestsPerSecond: the endpoint has had as many requests in this second as it may have",
+                "limits.requests_per_second of the hybrid connection is reached; answer and Retry-After say when the next may come.",
+                "Send more slowly, or raise the limit.",
+            ),
+            Self::TooManyConnections => (
+                "too_many_connections",
+                "MaximumConnectionsPerAddress: this address has as many connections as it may have",
+                "limits.connections_per_address is reached. A whole site may be behind one address.",
+                "Close connections, or raise the limit.",
+            ),
             Self::TooManyRendezvous => (
                 "too_many_rendezvous",
                 "Too many senders are waiting for listeners",
-                "limits.rendezvous is reached, or a quarter of it by this hybrid connection alone.",
+                "limits.rendezvous is reached, or a quarter of it by this hybrid connection or address while others are waiting.",
                 "Try again shortly; look why listeners accept so slowly.",
             ),
             Self::HeadTooLarge => (
