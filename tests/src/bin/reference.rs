@@ -1,8 +1,10 @@
 //! Writes `docs/configuration.md` and `docs/errors.md` from what the code says about itself; with `--check`, says whether
-//! they are what it would write. The pages hold nothing of their own, so they cannot fall behind.
-use std::{fmt::Write as _, path::PathBuf, process::ExitCode};
+//! they are what it would write. The pages hold nothing of their own, so they cannot fall behind. Either way it holds the
+//! conformance table, which people write, to the tests.
+use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
+use causeway_tests::{conformance, programs::repository};
 use daemon::{
     reference::{CatalogueRow, catalogue_page, config_page},
     schema::of_program,
@@ -28,7 +30,7 @@ fn main() -> anyhow::Result<ExitCode> {
         [argument] if argument == "--check" => true,
         _ => anyhow::bail!("usage: reference [--check]"),
     };
-    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+    let folder = repository().join("docs");
     let mut stale = false;
     for (name, text) in [("configuration.md", configuration()), ("errors.md", errors())] {
         let path = folder.join(name);
@@ -42,6 +44,14 @@ fn main() -> anyhow::Result<ExitCode> {
             std::fs::create_dir_all(&folder).context("docs/ cannot be made")?;
             std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
         }
+    }
+    let page = std::fs::read_to_string(repository().join(conformance::PAGE)).unwrap_or_default();
+    let problems = conformance::check(&page, &repository());
+    for problem in &problems {
+        report(&problem.to_string());
+    }
+    if !problems.is_empty() {
+        return Ok(ExitCode::FAILURE);
     }
     if stale {
         report("run `tests/run docs-write` and commit what it changes");
