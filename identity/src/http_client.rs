@@ -1,12 +1,14 @@
 //! The one place that builds outgoing HTTP clients: our TLS provider and roots, the proxy from the environment (never
-//! for loopback, whatever the environment says), a deadline and a bound for every body, no redirects, no retries.
-//! Plain HTTP goes to loopback only. A failure names the host and the cause, never a query, a header or a body.
+//! for loopback and link-local addresses, whatever the environment says), a deadline and a bound for every body, no
+//! redirects, no retries. Plain HTTP goes to loopback, and to link-local addresses where the caller means a metadata
+//! service. A failure names the host and the cause, never a query, a header or a body. Bodies are wiped after use.
 use std::{error::Error as _, net::IpAddr, path::Path, time::Duration};
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use reqwest::{Client, RequestBuilder, redirect};
 use url::{Host, Url};
+use zeroize::Zeroizing;
 
 use crate::tls::{self, TlsError, Trust};
 
@@ -15,6 +17,9 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Token and key endpoints are asked every few minutes at most; an idle connection would only be found dead.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// Room for a body whose length is not told; a token answer fits.
+const USUAL_BODY: usize = 8 * 1024;
 
 /// What one exchange may cost.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +86,15 @@ pub enum HttpError {
 
 /// Parses a URL and refuses what must not carry a secret: plain HTTP beyond loopback, user names, other schemes.
 pub fn checked(text: &str) -> Result<Url, HttpError> {
+    checked_where(text, is_loopback, "plain http is for loopback only; use https")
+}
+
+/// The same for metadata services, which speak plain HTTP on link-local addresses too.
+pub fn checked_near(text: &str) -> Result<Url, HttpError> {
+    checked_where(text, is_near, "plain http is for loopback and link-local addresses only; use https")
+}
+
+fn checked_where(text: &str, plain: fn(&Url) -> bool, message: &'static str) -> Result<Url, HttpError> {
     let short = || text.split(['?', '#']).next().unwrap_or_default().chars().take(200).collect();
     let refuse = |message| HttpError::Url { url: short(), message };
     let url = Url::parse(text).map_err(|_| refuse("is not a URL"))?;
@@ -89,47 +103,58 @@ pub fn checked(text: &str) -> Result<Url, HttpError> {
     }
     match url.scheme() {
         "https" if url.host().is_some() => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
-        "http" => Err(refuse("plain http is for loopback only; use https")),
+        "http" if plain(&url) => Ok(url),
+        "http" => Err(refuse(message)),
         _ => Err(refuse("must begin with https://")),
     }
 }
 
 /// Whether the host of a URL is this machine.
 pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
-        Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        None => false,
+    address(url).is_some_and(|address| address.is_loopback()) || is_localhost(url)
+}
+
+/// Whether the host of a URL is this machine, or an address that no router forwards: where metadata services live. A
+/// proxy would ask in its own name, for its own machine.
+pub fn is_near(url: &Url) -> bool {
+    is_loopback(url)
+        || address(url).is_some_and(|address| match address {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        })
+}
+
+/// The address that a URL names, if it names one; IPv4 inside IPv6 is the IPv4 that it carries.
+fn address(url: &Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(address) => Some(IpAddr::V4(address)),
+        Host::Ipv6(address) => Some(IpAddr::V6(address).to_canonical()),
+        Host::Domain(_) => None,
     }
+}
+
+fn is_localhost(url: &Url) -> bool {
+    matches!(url.host(), Some(Host::Domain(name)) if name.eq_ignore_ascii_case("localhost"))
 }
 
 /// An HTTP client. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct HttpClient {
-    proxied: Client,
+    /// Absent where no proxy may ever be asked.
+    proxied: Option<Client>,
     straight: Client,
 }
 
 impl HttpClient {
     /// A client that trusts these roots; relative paths are below `base`.
     pub fn new(trust: &Trust, base: &Path) -> Result<Self, HttpError> {
-        let tls = tls::client(tls::roots(trust, base)?, &[b"http/1.1"]);
-        let builder = || {
-            Client::builder()
-                .tls_backend_preconfigured(tls.as_ref().clone())
-                .user_agent(concat!("causeway-identity/", env!("CARGO_PKG_VERSION")))
-                .redirect(redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .referer(false)
-                .connect_timeout(CONNECT_DEADLINE)
-                .pool_idle_timeout(IDLE)
-                .pool_max_idle_per_host(1)
-                .http1_only()
-        };
-        let build = |builder: reqwest::ClientBuilder| builder.build().map_err(|error| HttpError::Build(causes(&error)));
-        Ok(Self { proxied: build(builder())?, straight: build(builder().no_proxy())? })
+        let builder = builder(trust, base)?;
+        Ok(Self { proxied: Some(build(builder())?), straight: build(builder().no_proxy())? })
+    }
+
+    /// A client that asks no proxy, whatever the environment says: for what is part of the same cluster or machine.
+    pub fn straight(trust: &Trust, base: &Path) -> Result<Self, HttpError> {
+        Ok(Self { proxied: None, straight: build(builder(trust, base)?().no_proxy())? })
     }
 
     /// A client for one endpoint: roots are loaded only if the endpoint is asked over TLS. `ca` is a PEM file trusted
@@ -142,24 +167,63 @@ impl HttpClient {
 
     /// GET.
     pub async fn get(&self, url: &Url, limits: Limits) -> Result<Answer, HttpError> {
-        exchange(self.client(url).get(url.clone()).header(header::ACCEPT, "application/json"), url, limits).await
+        self.send(Method::GET, url, HeaderMap::new(), Bytes::new(), limits).await
     }
 
     /// POST of a form. The fields may be secrets: they go into the body and nowhere else.
     pub async fn post_form(&self, url: &Url, fields: &[(&str, &str)], limits: Limits) -> Result<Answer, HttpError> {
-        let form: String = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(fields).finish();
-        let request = self
-            .client(url)
-            .post(url.clone())
-            .header(header::ACCEPT, "application/json")
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .body(form);
-        exchange(request, url, limits).await
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        self.send(Method::POST, url, headers, Bytes::from_owner(form(fields)), limits).await
+    }
+
+    /// Any request with these header fields and this body; JSON is asked for.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &Url,
+        headers: HeaderMap,
+        body: Bytes,
+        limits: Limits,
+    ) -> Result<Answer, HttpError> {
+        let mut request = self.client(url).request(method, url.clone()).header(header::ACCEPT, "application/json");
+        if !body.is_empty() {
+            request = request.body(body);
+        }
+        exchange(request.headers(headers), url, limits).await
     }
 
     fn client(&self, url: &Url) -> &Client {
-        if is_loopback(url) { &self.straight } else { &self.proxied }
+        self.proxied.as_ref().filter(|_| !is_near(url)).unwrap_or(&self.straight)
     }
+}
+
+/// Makes builders with the same roots, read once.
+fn builder(trust: &Trust, base: &Path) -> Result<impl Fn() -> reqwest::ClientBuilder, HttpError> {
+    let tls = tls::client(tls::roots(trust, base)?, &[b"http/1.1"]);
+    Ok(move || {
+        Client::builder()
+            .tls_backend_preconfigured(tls.as_ref().clone())
+            .user_agent(concat!("causeway-identity/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .connect_timeout(CONNECT_DEADLINE)
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(1)
+            .http1_only()
+    })
+}
+
+fn build(builder: reqwest::ClientBuilder) -> Result<Client, HttpError> {
+    builder.build().map_err(|error| HttpError::Build(causes(&error)))
+}
+
+fn form(fields: &[(&str, &str)]) -> Zeroizing<String> {
+    // Reserved at once: growing would leave copies behind in freed memory. An encoded byte has three at most.
+    let room = fields.iter().map(|(name, value)| 3 * (name.len() + value.len()) + 2).sum();
+    let mut form = url::form_urlencoded::Serializer::new(String::with_capacity(room));
+    Zeroizing::new(form.extend_pairs(fields).finish())
 }
 
 async fn exchange(request: RequestBuilder, url: &Url, limits: Limits) -> Result<Answer, HttpError> {
@@ -169,14 +233,16 @@ async fn exchange(request: RequestBuilder, url: &Url, limits: Limits) -> Result<
         false => HttpError::Unreachable { host: host(), cause: causes(&error) },
     };
     let mut response = request.timeout(limits.deadline).send().await.map_err(broken)?;
-    let mut body = BytesMut::new();
+    let told = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(USUAL_BODY);
+    let mut body = Zeroizing::new(Vec::with_capacity(told.min(limits.body)));
     while let Some(chunk) = response.chunk().await.map_err(broken)? {
         if body.len() + chunk.len() > limits.body {
             return Err(HttpError::TooLarge { host: host(), limit: limits.body });
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Answer { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+    let headers = std::mem::take(response.headers_mut());
+    Ok(Answer { status: response.status(), headers, body: Bytes::from_owner(body) })
 }
 
 /// The innermost causes in one line. The outermost error is left out, because it repeats the URL.
@@ -195,10 +261,7 @@ fn causes(error: &reqwest::Error) -> String {
 mod tests {
     use std::{
         process::Command,
-        sync::{
-            Arc,
-            atomic::{AtomicUsize, Ordering},
-        },
+        sync::{Arc, Mutex},
     };
 
     use super::*;
@@ -210,7 +273,7 @@ mod tests {
         HttpClient::new(&Trust { system: false, files: vec![] }, Path::new("")).unwrap()
     }
 
-    /// Does nothing by itself: [`a_proxy_is_used_for_others_and_never_for_loopback`] runs it in a process whose
+    /// Does nothing by itself: [`a_proxy_is_used_for_others_and_never_for_loopback_or_metadata_addresses`] runs it in a process whose
     /// environment names a proxy.
     #[tokio::test]
     async fn inside_an_environment_with_a_proxy() {
@@ -218,15 +281,19 @@ mod tests {
         assert_eq!(client().get(&checked(&near).unwrap(), LIMITS).await.unwrap().status, StatusCode::OK);
         let error = client().get(&checked(&far).unwrap(), LIMITS).await.unwrap_err();
         assert!(matches!(error, HttpError::Unreachable { .. }), "{error}");
+        // Nobody need answer there; it must not be the proxy that is asked.
+        let soon = Limits { deadline: Duration::from_millis(50), ..LIMITS };
+        let _nobody = client().get(&checked_near("http://169.254.77.77:9/").unwrap(), soon).await;
+        let never = HttpClient::straight(&Trust { system: false, files: vec![] }, Path::new("")).unwrap();
+        never.get(&checked(&far).unwrap(), soon).await.unwrap_err();
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_proxy_is_used_for_others_and_never_for_loopback() {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let counter = asked.clone();
+    async fn a_proxy_is_used_for_others_and_never_for_loopback_or_metadata_addresses() {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let sink = asked.clone();
         let proxy = HttpServer::start(move |request| {
-            assert_eq!((request.method.as_str(), request.path.as_str()), ("CONNECT", "login.invalid:443"));
-            counter.fetch_add(1, Ordering::SeqCst);
+            sink.lock().unwrap().push(format!("{} {}", request.method, request.path));
             Reply::status(502)
         })
         .await;
@@ -240,7 +307,7 @@ mod tests {
         command.env("TEST_NEAR", near.url("/")).env("TEST_FAR", "https://login.invalid/");
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        assert_eq!(asked.load(Ordering::SeqCst), 1);
+        assert_eq!(*asked.lock().unwrap(), ["CONNECT login.invalid:443"]);
     }
 
     #[test]
@@ -251,6 +318,21 @@ mod tests {
         for bad in ["http://example.com/", "http://127.0.0.1.example.com/", "ftp://127.0.0.1/", "keys.json", "http://"]
         {
             assert!(checked(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn metadata_services_may_be_link_local() {
+        for good in
+            ["http://169.254.169.254/x", "http://[fe80::1]/", "http://[::ffff:169.254.1.1]/", "http://127.0.0.1/"]
+        {
+            assert!(is_near(&checked_near(good).unwrap()), "{good}");
+        }
+        assert!(checked("http://169.254.169.254/").is_err());
+        for bad in
+            ["http://10.0.0.1/", "http://169.255.0.1/", "http://169.254.169.254.example.com/", "http://[fd00::1]/"]
+        {
+            assert!(checked_near(bad).is_err(), "{bad}");
         }
     }
 
