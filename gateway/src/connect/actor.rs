@@ -29,10 +29,8 @@ impl Actor {
     /// Metadata of `Describe`.
     pub(crate) async fn metadata(&self) -> Result<HeaderMap, TokenError> {
         let token = self.cache.get(&self.audience).await?;
-        let value = bearer(token.secret.expose()).ok_or_else(|| TokenError {
-            code: ErrorCode::UpstreamShape,
-            message: "the token has characters that no header field may have".to_owned(),
-            retry_after: None,
+        let value = bearer(token.secret.expose()).ok_or_else(|| {
+            TokenError::new(ErrorCode::UpstreamShape, "the token has characters that no header field may have")
         })?;
         let mut metadata = HeaderMap::new();
         metadata.insert(ACTOR, value);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     sidecar::Refusal,
-    token::{ErrorCode, Token, TokenError},
+    token::{Token, TokenError},
 };
 
 /// SDKs wait out a hint at each of up to eight attempts: a long one would hold their caller for minutes.
@@ -80,14 +80,7 @@ pub(super) fn refuse(refusal: Refusal, correlation_id: &str) -> Answer {
 
 /// A source that has no token. What a person must mend is a 403, so that no SDK keeps trying; what may pass is a 503.
 pub(super) fn fail(error: &TokenError, correlation_id: &str) -> Answer {
-    let status = match error.code {
-        ErrorCode::EntraRejected | ErrorCode::SourceMisconfigured => StatusCode::FORBIDDEN,
-        ErrorCode::SourceUnavailable
-        | ErrorCode::SourceThrottled
-        | ErrorCode::UpstreamShape
-        | ErrorCode::FileUnreadable
-        | ErrorCode::TokenExpired => StatusCode::SERVICE_UNAVAILABLE,
-    };
+    let status = if error.code.retryable() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::FORBIDDEN };
     let mut answer = failure(status, error.code.name(), &error.to_string(), correlation_id);
     if status == StatusCode::SERVICE_UNAVAILABLE {
         hint(&mut answer, error.retry_after.unwrap_or_default().clamp(SHORTEST_HINT, LONGEST_HINT));

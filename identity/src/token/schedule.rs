@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use proto::retry::{self, Ladder};
 
-use super::TokenError;
+use super::{TokenError, error::Patience};
 use crate::chance::Chance;
 
 /// SDKs call a token dead this long before its end: ours are renewed before, when they live long enough.
@@ -38,6 +38,19 @@ const CONFIGURATION: [Duration; 5] = [
     Duration::from_secs(1800),
 ];
 
+/// Pauses while what was just set up may not be known everywhere yet: five minutes of short ones, then as above.
+const PROPAGATION: [Duration; 9] = [
+    Duration::from_secs(10),
+    Duration::from_secs(20),
+    Duration::from_secs(30),
+    Duration::from_secs(60),
+    Duration::from_secs(60),
+    Duration::from_secs(120),
+    Duration::from_secs(300),
+    Duration::from_secs(600),
+    Duration::from_secs(1800),
+];
+
 /// Time from receipt to renewal of a token that lives `life`; `hint` is the issuer's wish, also from receipt.
 pub(super) fn refresh_after(life: Duration, hint: Option<Duration>, chance: &Chance) -> Duration {
     let half = life / 2;
@@ -54,11 +67,12 @@ pub(super) fn refresh_after(life: Duration, hint: Option<Duration>, chance: &Cha
 
 /// Pause after the `failures`-th failure in a row; `ladder` is that of [`FETCH`].
 pub(super) fn pause_after(error: &TokenError, failures: u32, ladder: &mut Ladder) -> Duration {
-    if error.code.retryable() {
-        ladder.next_wait(error.retry_after).max(FLOOR)
-    } else {
-        CONFIGURATION[(failures.saturating_sub(1) as usize).min(CONFIGURATION.len() - 1)]
-    }
+    let steps: &[Duration] = match error.code.patience() {
+        Patience::Soon => return ladder.next_wait(error.retry_after).max(FLOOR),
+        Patience::Propagation => &PROPAGATION,
+        Patience::Person => &CONFIGURATION,
+    };
+    steps[(failures.saturating_sub(1) as usize).min(steps.len() - 1)]
 }
 
 #[cfg(test)]
@@ -125,5 +139,14 @@ mod tests {
         let wrong = TokenError::new(ErrorCode::EntraRejected, "");
         let pauses = [1, 2, 5, 99].map(|n| pause_after(&wrong, n, &mut ladder(1.0)).as_secs());
         assert_eq!(pauses, [60, 120, 1800, 1800]);
+    }
+
+    #[test]
+    fn a_new_federation_is_tried_often_for_five_minutes() {
+        let unknown = TokenError::new(ErrorCode::FederationMismatch, "");
+        let pauses: Vec<_> = (1..=6).map(|n| pause_after(&unknown, n, &mut ladder(1.0))).collect();
+        assert_eq!(pauses.iter().sum::<Duration>(), 5 * MINUTE);
+        assert!(pauses.is_sorted());
+        assert_eq!(pause_after(&unknown, u32::MAX, &mut ladder(1.0)), 30 * MINUTE);
     }
 }

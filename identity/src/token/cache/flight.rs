@@ -57,6 +57,7 @@ impl Inner {
                 tracing::warn!(
                     audience = entry.audience,
                     code = error.code.name(),
+                    stage = %error.stage,
                     error = error.message,
                     failures,
                     pause = pause.as_secs_f32(),
