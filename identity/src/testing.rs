@@ -2,10 +2,11 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpListener,
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// What a test sees of a request.
 #[derive(Debug, Clone)]
@@ -13,7 +14,27 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) host: String,
+    pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: String,
+}
+
+impl Request {
+    /// The only value of a field; nothing when it is absent or doubled.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut values = self.headers.iter().filter(|(field, _)| field.eq_ignore_ascii_case(name));
+        values.next().filter(|_| values.next().is_none()).map(|(_, value)| value.as_str())
+    }
+
+    /// The query as pairs.
+    pub(crate) fn query(&self) -> Vec<(String, String)> {
+        let query = self.path.split_once('?').map_or("", |(_, query)| query);
+        url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+    }
+
+    /// The body as a form.
+    pub(crate) fn form(&self) -> Vec<(String, String)> {
+        url::form_urlencoded::parse(self.body.as_bytes()).into_owned().collect()
+    }
 }
 
 /// What the server does with it.
@@ -22,16 +43,30 @@ pub(crate) struct Reply {
     status: u16,
     headers: String,
     body: Option<String>,
+    /// Bytes that are announced, and not sent.
+    missing: usize,
     hang: bool,
 }
 
 impl Reply {
     pub(crate) fn json(body: String) -> Self {
-        Self { status: 200, headers: "content-type: application/json\r\n".to_owned(), body: Some(body), hang: false }
+        Self { body: Some(body), ..Self::status(200).header("content-type", "application/json") }
     }
 
     pub(crate) fn status(status: u16) -> Self {
-        Self { status, headers: String::new(), body: Some(String::new()), hang: false }
+        Self { status, headers: String::new(), body: Some(String::new()), missing: 0, hang: false }
+    }
+
+    /// What a captive proxy answers to everything.
+    pub(crate) fn page(status: u16) -> Self {
+        let body = Some("<html><body>Sign in to the network, hunter2</body></html>".to_owned());
+        Self { body, ..Self::status(status).header("content-type", "text/html; charset=utf-8") }
+    }
+
+    /// Hangs up before the end of the body.
+    pub(crate) fn broken_off(mut self) -> Self {
+        self.missing = 10;
+        self
     }
 
     pub(crate) fn with_status(mut self, status: u16) -> Self {
@@ -64,6 +99,18 @@ pub(crate) struct HttpServer {
 
 impl HttpServer {
     pub(crate) async fn start(answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_with(None, answer).await
+    }
+
+    /// The same over TLS; handshakes that fail end their connection.
+    pub(crate) async fn start_tls(
+        tls: rustls::ServerConfig,
+        answer: impl Fn(Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(Some(TlsAcceptor::from(Arc::new(tls))), answer).await
+    }
+
+    async fn start_with(tls: Option<TlsAcceptor>, answer: impl Fn(Request) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(answer);
@@ -72,9 +119,15 @@ impl HttpServer {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let answer = answer.clone();
+                let (answer, tls) = (answer.clone(), tls.clone());
                 connections.spawn(async move {
-                    let _peer_gone = serve(stream, &*answer).await;
+                    let _peer_gone = match tls {
+                        None => serve(stream, &*answer).await,
+                        Some(tls) => match tls.accept(stream).await {
+                            Ok(stream) => serve(stream, &*answer).await,
+                            Err(error) => Err(error),
+                        },
+                    };
                 });
             }
         });
@@ -86,7 +139,10 @@ impl HttpServer {
     }
 }
 
-async fn serve(mut stream: TcpStream, answer: &(dyn Fn(Request) -> Reply + Send + Sync)) -> std::io::Result<()> {
+async fn serve(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    answer: &(dyn Fn(Request) -> Reply + Send + Sync),
+) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     loop {
         let request = loop {
@@ -103,9 +159,13 @@ async fn serve(mut stream: TcpStream, answer: &(dyn Fn(Request) -> Reply + Send 
             std::future::pending::<()>().await;
         }
         let Some(body) = reply.body else { return Ok(()) };
-        let length = body.len();
+        let length = body.len() + reply.missing;
         let text = format!("HTTP/1.1 {} X\r\n{}content-length: {length}\r\n\r\n{body}", reply.status, reply.headers);
         stream.write_all(text.as_bytes()).await?;
+        stream.flush().await?;
+        if reply.missing > 0 {
+            return Ok(());
+        }
     }
 }
 
@@ -114,11 +174,12 @@ fn parse(bytes: &[u8]) -> Option<(Request, usize)> {
     let (head, rest) = text.split_once("\r\n\r\n")?;
     let mut lines = head.lines();
     let mut first = lines.next()?.split(' ');
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect();
     let field = |wanted: &str| {
-        lines.clone().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            name.eq_ignore_ascii_case(wanted).then(|| value.trim().to_owned())
-        })
+        headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.clone())
     };
     let length: usize = field("content-length").map_or(0, |value| value.parse().unwrap());
     let body = rest.get(..length)?.to_owned();
@@ -126,6 +187,7 @@ fn parse(bytes: &[u8]) -> Option<(Request, usize)> {
         method: first.next()?.to_owned(),
         path: first.next()?.to_owned(),
         host: field("host").unwrap_or_default(),
+        headers,
         body,
     };
     Some((request, head.len() + 4 + length))

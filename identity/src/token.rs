@@ -2,22 +2,45 @@
 //!
 //! A source fetches and keeps nothing; the cache keeps and fetches through a source. Tokens are [`Secret`]; errors say
 //! stage, cause and remedy and hold nothing that was secret.
+//!
+//! The sources write their few requests themselves instead of asking through Microsoft's `azure_identity`: that crate
+//! keeps tokens behind one lock, drops the issuer's hint when to renew, repeats failed metadata requests for a minute and
+//! a half whatever its options say, reads federated tokens up to ten minutes late, and has neither the Arc endpoints nor
+//! certificates without OpenSSL. What would remain of it is a URL and four form fields.
+mod answer;
+mod arc_extension;
 mod cache;
-mod client_secret;
+mod config;
+mod entra;
 mod error;
+#[cfg(test)]
+mod fakes;
 mod file;
+mod kubernetes;
+mod managed;
 mod schedule;
+mod unverified;
 
-use std::{fmt, future::Future, path::Path, path::PathBuf, pin::Pin, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    future::Future,
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use daemon::config::{SecretRef, Span};
-use serde::Deserialize;
-
+use self::{
+    arc_extension::ArcExtension,
+    entra::Entra,
+    file::FileSource,
+    managed::{Kind, Managed},
+};
 pub use self::{
     cache::Cache,
-    error::{ErrorCode, TokenError},
+    config::{KubernetesConfig, Signature, SourceConfig, SourceKind},
+    error::{ErrorCode, Stage, TokenError},
 };
-use self::{client_secret::ClientSecret, file::FileSource};
 use crate::secret::Secret;
 
 /// A token in hand.
@@ -43,77 +66,35 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// `token: { source: …, … }` in a config file: how a program gets its own bearer token.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct SourceConfig {
-    /// Which source: `client_secret` or `file`.
-    pub source: SourceKind,
-    /// Audience asked for; default none, where the program knows it otherwise.
-    pub audience: Option<String>,
-    /// `file`: a token that something else renews (a projected service-account token); read again when it changes.
-    pub path: Option<PathBuf>,
-    /// `client_secret`: authority, default `https://login.microsoftonline.com`.
-    pub authority: Option<String>,
-    /// `client_secret`: tenant.
-    pub tenant: Option<String>,
-    /// `client_secret`: application.
-    pub client_id: Option<String>,
-    /// `client_secret`: the secret; read again at every fetch.
-    pub client_secret: Option<SecretRef>,
-    /// PEM CA for the authority, beside the system's roots; default none.
-    pub ca: Option<PathBuf>,
-    /// Deadline of one fetch; default 10 s.
-    pub deadline: Option<Span>,
-}
+/// Deadline of one fetch when none is configured.
+const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The sources there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SourceKind {
-    /// A file with a bearer token.
-    File,
-    /// OAuth 2.0 client credentials at an Entra v2 token endpoint.
-    ClientSecret,
-}
-
-impl SourceConfig {
-    /// First problem found, as (key, message), for programs that validate before a port opens. Files are not read.
-    pub fn check(&self) -> Result<(), (String, String)> {
-        let fault = |key: &str, message: &str| Err((key.to_owned(), message.to_owned()));
-        let foreign: &[(&str, bool)] = match self.source {
-            SourceKind::File => {
-                if self.path.is_none() {
-                    return fault("path", "`source: file` needs the path of a file with a token");
-                }
-                &[
-                    ("authority", self.authority.is_some()),
-                    ("tenant", self.tenant.is_some()),
-                    ("client_id", self.client_id.is_some()),
-                    ("client_secret", self.client_secret.is_some()),
-                    ("ca", self.ca.is_some()),
-                    ("deadline", self.deadline.is_some()),
-                ]
-            }
-            SourceKind::ClientSecret => {
-                client_secret::check(self)?;
-                &[("path", self.path.is_some())]
-            }
-        };
-        match foreign.iter().find(|(_, set)| *set) {
-            Some((key, _)) => fault(key, "does not belong to this source; remove it or change `source`"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Builds a source from config. Relative paths are below `base`.
+/// Builds a source from config. Relative paths are below `base`; what a pod finds in its environment stands in for what is
+/// not written.
 pub fn source(config: &SourceConfig, base: &Path) -> Result<Arc<dyn Source>, TokenError> {
-    config
-        .check()
-        .map_err(|(key, message)| TokenError::new(ErrorCode::SourceMisconfigured, format!("{key}: {message}")))?;
+    source_in(config, base, &config::process_environment)
+}
+
+fn source_in(
+    config: &SourceConfig,
+    base: &Path,
+    environment: config::Environment<'_>,
+) -> Result<Arc<dyn Source>, TokenError> {
+    config.check().map_err(|(key, message)| TokenError::setting(&key, message))?;
+    let deadline = config.deadline.map_or(DEADLINE, |span| span.0);
+    let managed = |kind| Managed::new(kind, config, deadline, base, environment);
     Ok(match config.source {
         SourceKind::File => Arc::new(FileSource::new(base.join(config.path.as_deref().unwrap_or(Path::new(""))))),
-        SourceKind::ClientSecret => Arc::new(ClientSecret::new(config, base)?),
+        SourceKind::ClientSecret
+        | SourceKind::ClientCertificate
+        | SourceKind::WorkloadIdentity
+        | SourceKind::TokenRequest => Arc::new(Entra::new(config, deadline, base, environment)?),
+        SourceKind::Imds => Arc::new(managed(Kind::Imds)?),
+        SourceKind::AppService => Arc::new(managed(Kind::AppService)?),
+        SourceKind::Arc => Arc::new(managed(Kind::Arc)?),
+        SourceKind::ArcExtension => Arc::new(ArcExtension::new(config, deadline, base, environment)?),
     })
 }
+
+#[cfg(test)]
+mod tests;

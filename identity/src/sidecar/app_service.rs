@@ -97,7 +97,7 @@ impl AppService {
         context.metrics.register(|registry| registry.register("token_requests", help, requests.clone()));
         Self {
             header,
-            client_id: config.source.client_id.clone().unwrap_or_default(),
+            client_id: config.source.identity().unwrap_or_default(),
             hold_until: context.clock.instant() + config.hold_until_first_token.0,
             config,
             cache,

@@ -15,6 +15,9 @@ use crate::{jwt, secret::Secret};
 /// Larger files hold no token that any server would take.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// Room for most tokens: growing would leave copies behind in freed memory.
+const USUAL_BYTES: usize = 16 * 1024;
+
 /// Assumed life of a token that does not say when it ends; it is read again at half of it at the latest.
 const OPAQUE_LIFE: Duration = Duration::from_secs(300);
 
@@ -27,32 +30,33 @@ impl FileSource {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path }
     }
+}
 
-    fn read(&self) -> Result<Token, TokenError> {
-        let path = self.path.display();
-        let mut text = zeroize::Zeroizing::new(String::new());
-        fs::File::open(&self.path)
-            .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
-            .map_err(|error| TokenError::new(ErrorCode::FileUnreadable, format!("{path}: {error}")))?;
-        let token = text.trim_end_matches(['\n', '\r']);
-        if token.is_empty() || token.len() as u64 > MAX_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            let message = format!("{path} holds no bearer token: one line of printable characters without spaces");
-            return Err(TokenError::new(ErrorCode::UpstreamShape, message));
-        }
-        let now = SystemTime::now();
-        let expires = jwt::unverified_expiry(token).unwrap_or(now + OPAQUE_LIFE);
-        if expires <= now {
-            let message = format!("the token in {path} has expired: what renews the file has stopped");
-            return Err(TokenError::new(ErrorCode::TokenExpired, message));
-        }
-        Ok(Token { secret: Secret::new(token), expires, refresh: None })
+/// The token in a file.
+pub(super) fn read_token(path: &Path) -> Result<Token, TokenError> {
+    let shown = path.display();
+    let mut text = zeroize::Zeroizing::new(String::with_capacity(USUAL_BYTES));
+    fs::File::open(path)
+        .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
+        .map_err(|error| TokenError::new(ErrorCode::FileUnreadable, format!("{shown}: {error}")))?;
+    let token = text.trim_end_matches(['\n', '\r']);
+    if token.is_empty() || token.len() as u64 > MAX_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let message = format!("{shown} holds no bearer token: one line of printable characters without spaces");
+        return Err(TokenError::new(ErrorCode::UpstreamShape, message));
     }
+    let now = SystemTime::now();
+    let expires = jwt::unverified_expiry(token).unwrap_or(now + OPAQUE_LIFE);
+    if expires <= now {
+        let message = format!("the token in {shown} has expired: what renews the file has stopped");
+        return Err(TokenError::new(ErrorCode::TokenExpired, message));
+    }
+    Ok(Token { secret: Secret::new(token), expires, refresh: None })
 }
 
 impl Source for FileSource {
     fn fetch<'a>(&'a self, _audience: &'a str) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send + 'a>> {
         // A small file that was just written: reading it takes less than handing it to another thread.
-        Box::pin(std::future::ready(self.read()))
+        Box::pin(std::future::ready(read_token(&self.path)))
     }
 
     fn generation(&self) -> u64 {

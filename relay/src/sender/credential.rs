@@ -38,7 +38,7 @@ pub enum CredentialConfig {
         key: SecretRef,
     },
     /// Ask a token source; audience `https://relay.azure.net`.
-    Entra(SourceConfig),
+    Entra(Box<SourceConfig>),
 }
 
 /// A credential ready to mint tokens. Cheap to clone.

@@ -1,4 +1,8 @@
-//! Claims about the token endpoint, over real sockets; the server stands in for Entra only where a fault is wanted.
+//! Claims about the token endpoint, over real sockets; the server checks what Entra checks, or is scripted where a fault
+//! is wanted. Federated tokens are in [`federated`], certificates in [`certificates`].
+mod certificates;
+mod federated;
+
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -64,11 +68,25 @@ async fn the_request_is_what_entra_expects() {
     let request = seen.lock().unwrap().take().unwrap();
     assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/contoso/oauth2/v2.0/token"));
     let form: std::collections::BTreeMap<_, _> = url::form_urlencoded::parse(request.body.as_bytes()).collect();
+    assert_eq!(request.header("content-type"), Some("application/x-www-form-urlencoded"));
     assert_eq!(form["client_id"], "app-1");
     assert_eq!(form["client_secret"], "hunter2&=+", "one newline at the end of the file is not part of the secret");
     assert_eq!(form["grant_type"], "client_credentials");
     assert_eq!(form["scope"], "https://storage.azure.com/.default");
     assert_eq!(form.len(), 4);
+}
+
+#[tokio::test]
+async fn entra_accepts_the_right_secret_and_no_other() {
+    use crate::token::fakes::{self, CLIENT, TENANT, Trusted};
+    let folder = folder();
+    for (known, code) in [("hunter2&=+", None), ("hunter3", Some(ErrorCode::EntraRejected))] {
+        let server = fakes::entra(Trusted::Secret(known.to_owned())).await;
+        let ours =
+            SourceConfig { tenant: Some(TENANT.into()), client_id: Some(CLIENT.into()), ..config(&server.url("")) };
+        let fetched = source(&ours, folder.path()).unwrap().fetch(AUDIENCE).await;
+        assert_eq!(fetched.err().map(|error| error.code), code);
+    }
 }
 
 #[tokio::test]
@@ -96,7 +114,7 @@ async fn half_a_success_is_a_failure_and_its_body_is_not_told() {
         success(json!({ "expires_in": 0 })),
         success(json!({ "expires_in": -1 })),
         success(json!({ "expires_in": "soon" })),
-        Reply::json("<html>hunter2</html>".to_owned()),
+        Reply::page(200),
         Reply::json(format!("{{\"access_token\":\"{}", "x".repeat(300 * 1024))),
         Reply::status(200),
     ] {
@@ -126,6 +144,10 @@ async fn refusals_are_classed_by_number_and_status_never_by_text() {
         (Reply::status(503).header("retry-after", "7"), ErrorCode::SourceThrottled, "503"),
         (Reply::status(404), ErrorCode::SourceUnavailable, "proxy"),
         (Reply::status(407), ErrorCode::SourceUnavailable, "proxy"),
+        (Reply::page(403), ErrorCode::SourceUnavailable, "text/html"),
+        (failure(400, "invalid_request", 90061), ErrorCode::SourceUnavailable, "OpenID configuration"),
+        (failure(401, "invalid_client", 700027), ErrorCode::EntraRejected, "upload"),
+        (success(json!({})).broken_off(), ErrorCode::SourceUnavailable, "cannot be reached"),
         (Reply::status(302).header("location", "http://127.0.0.1:1/"), ErrorCode::SourceUnavailable, "redirects"),
     ] {
         let told = format!("{reply:?}");
@@ -204,7 +226,7 @@ fn settings_that_cannot_work_are_named() {
     let good = config("https://login.example.com");
     good.check().unwrap();
     type Change = fn(&mut SourceConfig);
-    let cases: [(Change, &str); 9] = [
+    let cases: [(Change, &str); 10] = [
         (|config| config.tenant = None, "tenant"),
         (|config| config.tenant = Some("a/../b".to_owned()), "tenant"),
         (|config| config.client_id = Some(String::new()), "client_id"),
@@ -213,7 +235,8 @@ fn settings_that_cannot_work_are_named() {
         (|config| config.authority = Some("https://login.example.com?x=".to_owned()), "authority"),
         (|config| config.authority = Some("login.example.com".to_owned()), "authority"),
         (|config| config.path = Some("token".into()), "path"),
-        (|config| config.source = super::super::SourceKind::File, "path"),
+        (|config| config.endpoint = Some("http://127.0.0.1/".into()), "endpoint"),
+        (|config| config.source = SourceKind::File, "authority"),
     ];
     for (change, key) in cases {
         let mut config = good.clone();
@@ -222,10 +245,21 @@ fn settings_that_cannot_work_are_named() {
     }
 }
 
+#[test]
+fn every_cloud_is_an_authority_like_any_other() {
+    for (authority, wanted) in [
+        ("https://login.microsoftonline.us", "https://login.microsoftonline.us/t/oauth2/v2.0/token"),
+        ("https://login.chinacloudapi.cn/", "https://login.chinacloudapi.cn/t/oauth2/v2.0/token"),
+        ("https://adfs.example.com:8443/adfs", "https://adfs.example.com:8443/adfs/t/oauth2/v2.0/token"),
+    ] {
+        assert_eq!(endpoint(authority, "t").unwrap().as_str(), wanted);
+    }
+}
+
 #[tokio::test]
 async fn a_secret_that_cannot_be_read_is_named_at_the_start() {
     let empty = tempfile::tempdir().unwrap();
     let error = source(&config("http://127.0.0.1:1"), empty.path()).unwrap_err();
-    assert_eq!(error.code, ErrorCode::FileUnreadable);
+    assert_eq!((error.code, error.stage), (ErrorCode::FileUnreadable, Stage::Proof));
     assert!(error.message.contains("secret"), "{error}");
 }
