@@ -499,3 +499,27 @@ fn the_catalogue_is_complete_and_never_makes_an_sdk_spin() {
         assert_eq!(spins, matches!(refusal, Refusal::UnknownPath | Refusal::Draining), "{refusal:?}");
     }
 }
+
+#[tokio::test]
+async fn a_token_source_of_ours_takes_tokens_from_a_sidecar() {
+    let world = World::healthy().await;
+    let fetch = async |header: &str, settings: Value| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "header", header);
+        let endpoint = format!("http://{}/msi/token", world.address);
+        let mut config = json!({ "source": "app_service", "endpoint": endpoint, "header": { "file": "header" } });
+        config.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+        let source = token::source(&serde_json::from_value(config).unwrap(), folder.path()).unwrap();
+        (source.fetch(AUDIENCE).await, source.fetch("https://made.up").await)
+    };
+    for settings in [json!({}), json!({ "client_id": "app-1" })] {
+        let (token, refused) = fetch(HEADER, settings).await;
+        assert_eq!(token.unwrap().secret.expose(), TOKEN);
+        let refused = refused.unwrap_err();
+        assert!(!refused.code.retryable() && refused.message.contains("AudienceNotAllowed"), "{refused}");
+    }
+    let (wrong, _) = fetch("another", json!({})).await;
+    assert!(wrong.unwrap_err().message.contains("secret header"));
+    let (other, _) = fetch(HEADER, json!({ "client_id": "app-2" })).await;
+    assert!(other.unwrap_err().message.contains("IdentityNotBound"));
+}

@@ -89,9 +89,8 @@ pub(super) fn refusal(kind: Kind, asked: &str, answer: &Answer) -> TokenError {
 fn classify(kind: Kind, status: u16, error: &str, understood: bool) -> (ErrorCode, &'static str) {
     match (status, error) {
         (404 | 408 | 410, _) => (ErrorCode::SourceUnavailable, "it is being updated, or is not what `source` says"),
-        (401 | 403, _) if kind == Kind::AppService => {
-            (ErrorCode::SourceRefused, "it does not accept the secret header")
-        }
+        (401, _) if kind == Kind::AppService => (ErrorCode::SourceRefused, "it does not accept the secret header"),
+        (403, _) if kind == Kind::AppService => (ErrorCode::SourceRefused, "it does not grant this"),
         (401 | 403, _) if kind == Kind::Arc => (ErrorCode::SourceRefused, "it does not accept what we can prove"),
         (400 | 401, _) if !understood => {
             (ErrorCode::SourceUnavailable, "that is no answer of an identity endpoint; is a proxy in between?")
