@@ -3,6 +3,7 @@
 //! A token is accepted when a key of an authenticator verifies its signature *and* that authenticator's rules accept its
 //! claims; everything else is refused with the reason of the authenticator that came furthest. Acceptance is kept by the
 //! token's SHA-256 until the token ends or a key set changes. Nothing taken from a token is ever logged here.
+mod audience;
 mod claims;
 mod config;
 mod error;
@@ -23,6 +24,7 @@ use std::{
 
 use daemon::{clock::SharedClock, shutdown::Shutdown};
 use futures_util::future;
+use tokio_util::sync::DropGuard;
 
 use self::{claims::Parts, config::Rules, source::KeySource, verdicts::Verdicts};
 pub use self::{
@@ -38,7 +40,7 @@ pub const MAX_TOKEN: usize = 16 * 1024;
 /// All authenticators of a process, with the verdict cache (by SHA-256 of the token, until expiry or reload).
 #[derive(Debug)]
 pub struct Authenticators {
-    all: Vec<Authenticator>,
+    all: Vec<Arc<Authenticator>>,
     verdicts: Verdicts,
     /// Counts changes of any key set; verdicts of another generation are void.
     generation: Arc<AtomicU64>,
@@ -47,24 +49,45 @@ pub struct Authenticators {
 
 #[derive(Debug)]
 struct Authenticator {
+    /// Principals share it, so that one can be told from those of another authenticator of the same name.
     name: Arc<str>,
+    config: AuthenticatorConfig,
     rules: Rules,
     source: Arc<KeySource>,
+    /// Ends the task that keeps its keys.
+    _stop: DropGuard,
 }
 
 impl Authenticators {
     /// Builds them; keys load and reload in tasks owned by `shutdown`. `base` is what relative paths mean. Key files
     /// must be there; key URLs are asked in the background, and nobody waits for them here.
-    #[expect(clippy::unused_async, reason = "spawns tasks, so it must be called inside a runtime; async says so")]
     pub async fn start(
         config: &BTreeMap<String, AuthenticatorConfig>,
         base: &Path,
         clock: SharedClock,
         shutdown: &Shutdown,
     ) -> Result<Self, StartError> {
-        let generation = Arc::new(AtomicU64::new(0));
+        let none = Self { all: Vec::new(), verdicts: Verdicts::default(), generation: Arc::default(), clock };
+        none.changed(config, base, shutdown).await
+    }
+
+    /// Builds them anew for another configuration. One that is the same keeps its keys, and its principals are still
+    /// vouched for; one that differs is another one, though it may have the same name.
+    #[expect(clippy::unused_async, reason = "spawns tasks, so it must be called inside a runtime; async says so")]
+    pub async fn changed(
+        &self,
+        config: &BTreeMap<String, AuthenticatorConfig>,
+        base: &Path,
+        shutdown: &Shutdown,
+    ) -> Result<Self, StartError> {
+        let (generation, clock) = (self.generation.clone(), self.clock.clone());
         let mut all = Vec::with_capacity(config.len());
         for (name, config) in config {
+            let same = |known: &&Arc<Authenticator>| *known.name == **name && known.config == *config;
+            if let Some(known) = self.all.iter().find(same) {
+                all.push(known.clone());
+                continue;
+            }
             let fault = |message| StartError::Config { name: name.clone(), message };
             if name.is_empty()
                 || name.contains('/')
@@ -76,10 +99,27 @@ impl Authenticators {
                 ));
             }
             let rules = Rules::new(config).map_err(fault)?;
-            let source = KeySource::start(name, config, base, generation.clone(), clock.clone(), shutdown);
-            all.push(Authenticator { name: name.as_str().into(), rules, source: source.map_err(fault)? });
+            let stop = shutdown.drain_token();
+            let source = KeySource::start(name, config, base, generation.clone(), clock.clone(), shutdown, &stop);
+            all.push(Arc::new(Authenticator {
+                name: name.as_str().into(),
+                config: config.clone(),
+                rules,
+                source: source.map_err(fault)?,
+                _stop: stop.drop_guard(),
+            }));
         }
         Ok(Self { all, verdicts: Verdicts::default(), generation, clock })
+    }
+
+    /// Whether a principal was vouched for by one of these.
+    pub fn vouch_for(&self, principal: &Principal) -> bool {
+        self.all.iter().any(|authenticator| Arc::ptr_eq(&authenticator.name, &principal.authenticator))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
     }
 
     /// Verifies a bearer token (without the `Bearer ` prefix). Waits at most five seconds, and only when the keys for it
@@ -123,13 +163,13 @@ impl Authenticators {
         future::join_all(self.claimed(parts).map(|authenticator| authenticator.source.refetch())).await;
     }
 
-    fn claimed<'a>(&'a self, parts: &'a Parts<'_>) -> impl Iterator<Item = &'a Authenticator> {
+    fn claimed<'a>(&'a self, parts: &'a Parts<'_>) -> impl Iterator<Item = &'a Arc<Authenticator>> {
         let issuer = parts.claims.get("iss").and_then(serde_json::Value::as_str);
         self.all.iter().filter(move |authenticator| Some(authenticator.rules.issuer.as_str()) == issuer)
     }
 
     fn explain_unknown_key(&self, parts: &Parts<'_>, error: JwtError) -> JwtError {
-        let keyless = |authenticator: &Authenticator| authenticator.source.keys().len() == 0;
+        let keyless = |authenticator: &Arc<Authenticator>| authenticator.source.keys().len() == 0;
         if error == JwtError::UnknownKey && self.claimed(parts).any(keyless) {
             JwtError::KeysUnavailable
         } else {
@@ -159,6 +199,8 @@ impl Authenticator {
             authenticator: self.name.clone(),
             subject: judged.subject.into(),
             groups: judged.groups.into(),
+            roles: judged.roles.into(),
+            scopes: judged.scopes.into(),
             expires: judged.expires,
         };
         Ok((principal, judged.expires + self.rules.leeway))

@@ -7,6 +7,8 @@ pub struct Principal {
     pub(crate) authenticator: Arc<str>,
     pub(crate) subject: Arc<str>,
     pub(crate) groups: Arc<[String]>,
+    pub(crate) roles: Arc<[String]>,
+    pub(crate) scopes: Arc<[String]>,
     pub(crate) expires: SystemTime,
 }
 
@@ -22,6 +24,14 @@ impl Principal {
     /// Values of the `groups` and `roles` claims.
     pub fn groups(&self) -> &[String] {
         &self.groups
+    }
+    /// Values of the `roles` claim alone.
+    pub fn roles(&self) -> &[String] {
+        &self.roles
+    }
+    /// Words of the `scp` or `scope` claim.
+    pub fn scopes(&self) -> &[String] {
+        &self.scopes
     }
     /// When the proof ends.
     pub fn expires(&self) -> SystemTime {

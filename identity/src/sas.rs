@@ -59,6 +59,14 @@ pub struct Rights {
     pub manage: bool,
 }
 
+impl Rights {
+    /// What either allows.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { listen: self.listen || other.listen, send: self.send || other.send, manage: self.manage || other.manage }
+    }
+}
+
 /// A shared access rule: a name, rights, and one or two keys.
 #[derive(Debug, Clone)]
 pub struct Rule {
@@ -175,7 +183,7 @@ pub enum SasError {
 }
 
 /// Whether a text claims to be a shared access signature rather than a JWT.
-fn looks_like(token: &str) -> bool {
+pub fn looks_like(token: &str) -> bool {
     token.get(..SCHEME.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(SCHEME))
 }
 

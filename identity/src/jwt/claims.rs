@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::{
-    JwtError, MAX_TOKEN,
+    JwtError, MAX_TOKEN, audience,
     config::{Rules, normal_type},
 };
 
@@ -37,6 +37,8 @@ pub(super) struct Parts<'a> {
 pub(super) struct Judged {
     pub(super) subject: String,
     pub(super) groups: Vec<String>,
+    pub(super) roles: Vec<String>,
+    pub(super) scopes: Vec<String>,
     pub(super) expires: SystemTime,
 }
 
@@ -87,7 +89,7 @@ impl<'a> Parts<'a> {
             Value::Array(list) => texts(list).ok_or(JwtError::AudienceType)?,
             _ => return Err(JwtError::AudienceType),
         };
-        if !audiences.contains(&rules.audience.as_str()) {
+        if !audiences.iter().any(|claimed| audience::is_same(claimed, &rules.audience)) {
             return Err(JwtError::Audience);
         }
         let expires = time(claim("exp").ok_or(JwtError::ExpiryMissing)?).ok_or(JwtError::ExpiryType)?;
@@ -109,17 +111,24 @@ impl<'a> Parts<'a> {
             Value::String(subject) if names_somebody(subject) => subject.clone(),
             _ => return Err(JwtError::SubjectType),
         };
-        let mut groups = Vec::new();
-        for name in ["groups", "roles"] {
+        let listed = |name: &str| match claim(name) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => texts(list).map(owned).ok_or(JwtError::GroupsType),
+            Some(_) => Err(JwtError::GroupsType),
+        };
+        let (mut groups, roles) = (listed("groups")?, listed("roles")?);
+        groups.extend_from_slice(&roles);
+        // Entra writes `scp`, and RFC 9068 `scope`: words with spaces between them. Some issuers write a list.
+        let mut scopes = Vec::new();
+        for name in ["scp", "scope"] {
             match claim(name) {
                 None => {}
-                Some(Value::Array(list)) => {
-                    groups.extend(texts(list).ok_or(JwtError::GroupsType)?.into_iter().map(str::to_owned));
-                }
-                Some(_) => return Err(JwtError::GroupsType),
+                Some(Value::String(words)) => scopes.extend(owned(words.split_ascii_whitespace().collect())),
+                Some(Value::Array(list)) => scopes.extend(texts(list).map(owned).ok_or(JwtError::ScopeType)?),
+                Some(_) => return Err(JwtError::ScopeType),
             }
         }
-        Ok(Judged { subject, groups, expires })
+        Ok(Judged { subject, groups, roles, scopes, expires })
     }
 }
 
@@ -135,6 +144,10 @@ pub(super) fn unverified_expiry(token: &str) -> Option<SystemTime> {
 fn object(part: &str) -> Result<Map<String, Value>, JwtError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)
+}
+
+fn owned(texts: Vec<&str>) -> Vec<String> {
+    texts.into_iter().map(str::to_owned).collect()
 }
 
 fn texts(list: &[Value]) -> Option<Vec<&str>> {

@@ -16,12 +16,13 @@ const MAX_LEEWAY: Duration = Duration::from_secs(600);
 const MUTABLE_CLAIMS: [&str; 5] = ["email", "upn", "preferred_username", "unique_name", "name"];
 
 /// One entry of `authenticators:` in a config file.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AuthenticatorConfig {
     /// Exact `iss`.
     pub issuer: String,
-    /// Exact audience that `aud` must be or hold.
+    /// Audience that `aud` must be or hold, compared letter by letter; only of an https origin, such as
+    /// `https://relay.azure.net`, slashes at the end do not count.
     pub audience: String,
     /// Where keys come from: `{ file: … }` or `{ url: https://… }`; default: the issuer's OpenID configuration.
     #[serde(default)]
@@ -50,7 +51,7 @@ fn subject_default() -> String {
 }
 
 /// Where a key set comes from.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum JwksConfig {
     /// A file, reloaded on change.

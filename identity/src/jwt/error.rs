@@ -52,6 +52,8 @@ pub enum JwtError {
     SubjectType,
     /// `groups` or `roles` is not a list of texts.
     GroupsType,
+    /// `scp` or `scope` is neither a text nor a list of texts.
+    ScopeType,
     /// `cnf`: bound to a key whose possession is not proven here.
     Bound,
 }
@@ -83,6 +85,7 @@ impl JwtError {
         Self::SubjectMissing,
         Self::SubjectType,
         Self::GroupsType,
+        Self::ScopeType,
         Self::Bound,
     ];
 
@@ -200,6 +203,11 @@ impl JwtError {
             Self::GroupsType => {
                 ("token_groups_type", "the `groups` or `roles` claim is not a list of texts", "mend the issuer")
             }
+            Self::ScopeType => (
+                "token_scope_type",
+                "the `scp` or `scope` claim is neither a text nor a list of texts",
+                "mend the issuer",
+            ),
             Self::Bound => (
                 "token_bound",
                 "the token is bound to a key (`cnf`), and possession of the key is not proven here",

@@ -15,6 +15,7 @@ use daemon::{clock::SharedClock, shutdown::Shutdown};
 use proto::retry::{self, Ladder};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
@@ -78,7 +79,8 @@ enum Endpoint {
 }
 
 impl KeySource {
-    /// Loads from a file now (errors are final), or begins to fetch. `generation` counts changes of keys.
+    /// Loads from a file now (errors are final), or begins to fetch, in a task that ends with `stop`. `generation` counts
+    /// changes of keys.
     pub(super) fn start(
         name: &str,
         config: &AuthenticatorConfig,
@@ -86,6 +88,7 @@ impl KeySource {
         generation: Arc<AtomicU64>,
         clock: SharedClock,
         shutdown: &Shutdown,
+        stop: &CancellationToken,
     ) -> Result<Arc<Self>, String> {
         let source = Arc::new(Self {
             name: name.to_owned(),
@@ -101,7 +104,7 @@ impl KeySource {
         });
         let endpoint = match &config.jwks {
             Some(JwksConfig::File(file)) => {
-                source.follow(base.join(file), shutdown)?;
+                source.follow(base.join(file), shutdown, stop.clone())?;
                 return Ok(source);
             }
             Some(JwksConfig::Url(url)) => Endpoint::Keys(http_client::checked(url).map_err(|error| error.to_string())?),
@@ -114,7 +117,7 @@ impl KeySource {
             }
         };
         let client = HttpClient::for_endpoint(endpoint.url(), config.ca.as_deref(), base).map_err(explain)?;
-        shutdown.spawn(source.clone().refresh(client, endpoint, shutdown.clone()));
+        shutdown.spawn(source.clone().refresh(client, endpoint, stop.clone()));
         Ok(source)
     }
 
@@ -157,17 +160,17 @@ impl KeySource {
         may
     }
 
-    fn follow(self: &Arc<Self>, path: PathBuf, shutdown: &Shutdown) -> Result<(), String> {
+    fn follow(self: &Arc<Self>, path: PathBuf, shutdown: &Shutdown, stop: CancellationToken) -> Result<(), String> {
         let mut changes = daemon::watch::files(vec![path.clone()])
             .map_err(|error| format!("{} cannot be watched: {error}", path.display()))?;
         let first = changes.borrow_and_update().first().cloned().flatten();
         self.load(first.as_deref()).map_err(|message| format!("{}: {message}", path.display()))?;
-        let (source, stop) = (self.clone(), shutdown.clone());
+        let source = self.clone();
         shutdown.spawn(async move {
             loop {
                 tokio::select! {
                     biased;
-                    () = stop.draining() => return,
+                    () = stop.cancelled() => return,
                     changed = changes.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(REFRESH) => {}
                 }
@@ -179,12 +182,12 @@ impl KeySource {
         Ok(())
     }
 
-    async fn refresh(self: Arc<Self>, client: HttpClient, endpoint: Endpoint, stop: Shutdown) {
+    async fn refresh(self: Arc<Self>, client: HttpClient, endpoint: Endpoint, stop: CancellationToken) {
         let mut ladder = Ladder::new(RETRY);
         loop {
             let outcome = tokio::select! {
                 biased;
-                () = stop.draining() => return,
+                () = stop.cancelled() => return,
                 fetched = endpoint.fetch(&client) => fetched,
             };
             let outcome = outcome.and_then(|bytes| self.load(Some(&bytes)).map_err(|problem| endpoint.tell(problem)));
@@ -197,7 +200,7 @@ impl KeySource {
             self.settle(outcome);
             tokio::select! {
                 biased;
-                () = stop.draining() => return,
+                () = stop.cancelled() => return,
                 () = self.wanted.notified() => {}
                 () = tokio::time::sleep(pause) => {}
             }

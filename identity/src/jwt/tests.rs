@@ -101,8 +101,70 @@ async fn a_good_token_gives_its_principal() {
     let token = world.token(json!({ "aud": ["other", AUDIENCE], "groups": ["a"], "roles": ["b"], "nbf": NOW }));
     let principal = authenticators.verify(token.expose()).await.unwrap();
     assert_eq!(principal.to_string(), "corp/alice");
-    assert_eq!(principal.groups(), ["a", "b"]);
+    assert_eq!((principal.groups(), principal.roles()), (["a".into(), "b".into()].as_slice(), ["b".into()].as_slice()));
     assert_eq!(principal.expires(), UNIX_EPOCH + Duration::from_secs(NOW + 3600));
+}
+
+#[tokio::test]
+async fn scopes_are_words_or_a_list_under_either_name() {
+    let world = World::new();
+    let authenticators = world.start(json!({})).await;
+    for (claims, scopes) in [
+        (json!({ "scp": "Relay.Listen  Relay.Send" }), vec!["Relay.Listen", "Relay.Send"]),
+        (json!({ "scope": "a" }), vec!["a"]),
+        (json!({ "scp": ["a", "b"] }), vec!["a", "b"]),
+        (json!({ "scp": "" }), vec![]),
+        (json!({}), vec![]),
+    ] {
+        let principal = authenticators.verify(world.token(claims.clone()).expose()).await.unwrap();
+        assert_eq!(principal.scopes(), scopes, "{claims}");
+        assert!(principal.roles().is_empty() && principal.groups().is_empty(), "a scope is no role: {claims}");
+    }
+}
+
+#[tokio::test]
+async fn the_audience_of_azure_relay_is_taken_with_and_without_slashes() {
+    let world = World::new();
+    for wanted in ["https://relay.azure.net", "https://relay.azure.net/"] {
+        let authenticators = world.start(json!({ "audience": wanted })).await;
+        for claimed in ["https://relay.azure.net", "https://relay.azure.net/", "https://relay.azure.net//"] {
+            let token = world.token(json!({ "aud": claimed }));
+            assert!(authenticators.verify(token.expose()).await.is_ok(), "{claimed} for {wanted}");
+        }
+        let token = world.token(json!({ "aud": "https://relay.azure.net.example.com/" }));
+        assert_eq!(authenticators.verify(token.expose()).await, Err(JwtError::Audience));
+    }
+}
+
+#[tokio::test]
+async fn an_authenticator_that_did_not_change_still_vouches_and_one_that_did_does_not() {
+    let world = World::new();
+    let config = |audience| BTreeMap::from([("corp".to_owned(), config(json!({ "audience": audience })))]);
+    let first = world.try_start(&[("corp", json!({})), ("gone", json!({ "issuer": "https://gone" }))]).await.unwrap();
+    let principal = first.verify(world.token(json!({})).expose()).await.unwrap();
+    assert!(first.vouch_for(&principal));
+    let base = world.folder.path();
+    let same = first.changed(&config(AUDIENCE), base, &world.shutdown).await.unwrap();
+    assert!(same.vouch_for(&principal));
+    assert!(same.vouch_for(&same.verify(world.token(json!({})).expose()).await.unwrap()));
+    let other = same.changed(&config("another"), base, &world.shutdown).await.unwrap();
+    assert!(!other.vouch_for(&principal), "of the same name, and another all the same");
+    assert_eq!(other.verify(world.token(json!({})).expose()).await, Err(JwtError::Audience));
+    assert!(other.changed(&BTreeMap::new(), base, &world.shutdown).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_task_that_keeps_keys_ends_with_its_authenticator() {
+    let world = World::new();
+    let authenticators = world.start(json!({})).await;
+    let source = Arc::downgrade(&authenticators.all[0].source);
+    drop(authenticators);
+    let ended = async {
+        while source.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.unwrap();
 }
 
 #[tokio::test]
@@ -134,6 +196,8 @@ async fn a_claim_of_the_wrong_type_is_refused() {
         ),
         ("groups", vec![json!("admins"), json!([1]), json!({})], JwtError::GroupsType),
         ("roles", vec![json!("admins")], JwtError::GroupsType),
+        ("scp", vec![json!(1), json!(["a", 1]), json!({})], JwtError::ScopeType),
+        ("scope", vec![json!(true)], JwtError::ScopeType),
     ] {
         for value in values {
             assert_eq!(world.refusal(json!({ claim: value })).await, reason, "{claim}: {value}");

@@ -85,7 +85,14 @@ mod tests {
     use super::*;
 
     fn principal() -> Principal {
-        Principal { authenticator: "a".into(), subject: "s".into(), groups: [].into(), expires: SystemTime::UNIX_EPOCH }
+        Principal {
+            authenticator: "a".into(),
+            subject: "s".into(),
+            groups: [].into(),
+            roles: [].into(),
+            scopes: [].into(),
+            expires: SystemTime::UNIX_EPOCH,
+        }
     }
 
     fn hash(number: u64) -> Hash {

@@ -62,6 +62,8 @@ pub fn peer_principal(chain: &[CertificateDer<'_>]) -> Result<Principal, PeerErr
         authenticator: AUTHENTICATOR.into(),
         subject: subject.into(),
         groups: [].into(),
+        roles: [].into(),
+        scopes: [].into(),
         expires: not_after(&parsed),
     })
 }
