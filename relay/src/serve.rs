@@ -39,11 +39,16 @@ use daemon::{
     process::{Context, StartFailure},
     shutdown::Shutdown,
 };
-use identity::tls::{ServerTls, TlsError};
+use identity::{
+    jwt::Authenticators,
+    tls::{ServerTls, TlsError},
+};
 use tokio::net::TcpListener;
 use tracing::info;
 
-pub use self::config::{Config, EntityConfig, EntityLimits, Kind, Limits, Listen, Right, RuleConfig, Tokens};
+pub use self::config::{
+    Config, EntityConfig, EntityLimits, GrantConfig, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
+};
 use self::{
     entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table,
     share::WaitingRoom, sources::Sources, storm::Offenders,
@@ -69,6 +74,9 @@ pub enum StartError {
     /// A certificate or its key cannot be used.
     #[error("the relay's certificate cannot be used")]
     Tls(#[from] TlsError),
+    /// An authenticator cannot work.
+    #[error("the relay's authenticators cannot be used")]
+    Authenticators(#[from] identity::jwt::StartError),
     /// A port is taken, or not ours.
     #[error("relay port {address} cannot be bound")]
     Bind {
@@ -82,7 +90,7 @@ pub enum StartError {
 impl StartFailure for StartError {
     fn is_bad_config(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Tls(_) => true,
+            Self::Config(_) | Self::Tls(_) | Self::Authenticators(_) => true,
             Self::Bind { .. } => false,
         }
     }
@@ -119,8 +127,11 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let Loaded { values, base, path } = config;
     let metrics = RelayMetrics::register(&context.metrics);
     let buffers = Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX));
+    let (clock, shutdown) = (context.clock.clone(), &context.shutdown);
+    let authenticators = Arc::new(Authenticators::start(&values.authenticators, &base, clock, shutdown).await?);
+    let namespace = Namespace::open(&values, &base, &path, &authenticators, &metrics, &buffers)?;
     let relay = Arc::new(Relay {
-        namespace: ArcSwap::from_pointee(Namespace::open(&values, &base, &path, &metrics, &buffers)?),
+        namespace: ArcSwap::from_pointee(namespace),
         table: Table::default(),
         waiting: WaitingRoom::new("limits.rendezvous", values.limits.rendezvous),
         buffers,

@@ -6,11 +6,16 @@ use std::{
 };
 
 use http::{HeaderMap, header};
-use identity::sas::{self, KeyPrint, Rights, Rule};
+use identity::{
+    jwt::{Authenticators, JwtError},
+    principal::Principal,
+    sas::{self, KeyPrint, Rights, Rule},
+};
 use proto::hybrid::{TOKEN_HEADER, address::Target};
 
 use super::{
     Relay,
+    config::GrantConfig,
     entities::{Entity, Settings, compared},
     refusal::Refusal,
     stay::Stay,
@@ -26,11 +31,12 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    fn is_met(self, rights: Rights) -> bool {
-        match self {
+    fn met_by(self, rights: Rights) -> Result<(), Refusal> {
+        let is_met = match self {
             Self::Listen => rights.listen,
             Self::Send => rights.send,
-        }
+        };
+        if is_met { Ok(()) } else { Err(Refusal::RightMissing) }
     }
 
     fn may_come_from(self, peer: IpAddr, settings: &Settings) -> Result<(), Refusal> {
@@ -52,7 +58,7 @@ pub(crate) struct Ask<'a> {
 /// Why somebody may be inside, with everything that a reload has to ask again.
 #[derive(Debug, Clone)]
 pub(crate) struct Grant {
-    /// Who holds the token: the name of the rule, or `anonymous`.
+    /// Who holds the token: the name of the rule, `<authenticator>/<subject>`, or `anonymous`.
     pub(crate) holder: String,
     /// The configuration that it was checked against.
     pub(crate) generation: u64,
@@ -69,6 +75,8 @@ enum Basis {
     Anonymous,
     /// A rule, and which of its keys.
     Rule { name: String, key: KeyPrint },
+    /// Somebody whom an authenticator vouched for. Its keys may have changed since: that is the business of new tokens.
+    Principal(Principal),
 }
 
 impl Grant {
@@ -86,9 +94,13 @@ impl Grant {
                 let mut rules = settings.permits.rules.iter();
                 let rule = rules.find(|rule| rule.name.eq_ignore_ascii_case(name) && rule.has_key(key));
                 let rights = rule.ok_or(Refusal::TokenSignature)?.rights;
-                if !self.need.is_met(rights) {
-                    return Err(Refusal::RightMissing);
+                self.need.met_by(rights)?;
+            }
+            Basis::Principal(principal) => {
+                if !settings.permits.authenticators.vouch_for(principal) {
+                    return Err(Refusal::TokenSignature);
                 }
+                self.need.met_by(settings.permits.granted(principal))?;
             }
         }
         self.need.may_come_from(self.peer, settings)
@@ -102,6 +114,10 @@ pub(crate) struct Permits {
     pub(crate) generation: u64,
     /// The entity's rules first, then the namespace's.
     pub(crate) rules: Vec<Arc<Rule>>,
+    /// The entity's grants first, then the namespace's.
+    pub(crate) grants: Vec<Arc<GrantConfig>>,
+    /// Who can vouch for holders of JWTs.
+    pub(crate) authenticators: Arc<Authenticators>,
     /// Longest life that a token may have left.
     pub(crate) max_life: Duration,
     /// How long after its end a token still counts.
@@ -142,33 +158,57 @@ pub(crate) async fn check(relay: &Relay, entity: Option<&Entity>, ask: Ask<'_>) 
     let namespace = relay.namespace();
     let settings = entity.map(Entity::settings);
     let permits = settings.as_ref().map_or(&namespace.permits, |settings| &settings.permits);
-    let grant = |holder, until, basis| Grant {
-        holder,
-        generation: permits.generation,
-        until,
-        need: ask.need,
-        peer: ask.peer,
-        basis,
-    };
-    if ask.need == Need::Send && settings.as_ref().is_some_and(|settings| settings.anonymous_senders) {
+    let Ask { peer, need, .. } = ask;
+    let grant = |holder, until, basis| Grant { holder, generation: permits.generation, until, need, peer, basis };
+    if need == Need::Send && settings.as_ref().is_some_and(|settings| settings.anonymous_senders) {
         return Ok(grant("anonymous".to_owned(), None, Basis::Anonymous));
     }
     let token = ask.token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
-    // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
-    let path = match (entity, ask.need) {
-        (Some(entity), Need::Listen) => entity.name.clone(),
-        _ => compared(ask.path).join("/"),
+    let (holder, rights, expires, basis) = if sas::looks_like(token) {
+        // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
+        let path = match (entity, need) {
+            (Some(entity), Need::Listen) => entity.name.clone(),
+            _ => compared(ask.path).join("/"),
+        };
+        let rules: Vec<&Rule> = permits.rules.iter().map(Arc::as_ref).collect();
+        let verified = sas::verify(token, &rules, &namespace.host, &path, now, permits.grace)?;
+        let basis = Basis::Rule { name: verified.rule.clone(), key: verified.key };
+        (verified.rule, verified.rights, verified.expires, basis)
+    } else {
+        let jwt = permits.jwt(token).ok_or(Refusal::TokenMalformed)?;
+        let principal = permits.authenticators.verify(jwt).await.map_err(refused)?;
+        (principal.to_string(), permits.granted(&principal), principal.expires(), Basis::Principal(principal))
     };
-    let rules: Vec<&Rule> = permits.rules.iter().map(Arc::as_ref).collect();
-    let verified = sas::verify(token, &rules, &namespace.host, &path, now, permits.grace)?;
-    if verified.expires > now + permits.max_life + permits.grace {
+    if expires > now + permits.max_life + permits.grace {
         return Err(Refusal::TokenLife);
     }
-    if !ask.need.is_met(verified.rights) {
-        return Err(Refusal::RightMissing);
-    }
+    need.met_by(rights)?;
     // Only who has proven to be one of this entity's own learns that it is pinned.
-    settings.as_ref().map_or(Ok(()), |settings| ask.need.may_come_from(ask.peer, settings))?;
-    let basis = Basis::Rule { name: verified.rule.clone(), key: verified.key };
-    Ok(grant(verified.rule, Some(verified.expires + permits.grace), basis))
+    settings.as_ref().map_or(Ok(()), |settings| need.may_come_from(peer, settings))?;
+    Ok(grant(holder, Some(expires + permits.grace), basis))
+}
+
+impl Permits {
+    fn granted(&self, principal: &Principal) -> Rights {
+        self.grants.iter().map(|grant| grant.allows(principal)).fold(Rights::default(), Rights::and)
+    }
+
+    /// The JWT in a token, if that is one and somebody here could vouch for it. SDKs send it bare, in any carrier.
+    fn jwt<'a>(&self, token: &'a str) -> Option<&'a str> {
+        const PREFIX: &str = "Bearer ";
+        let bearer = token.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX));
+        let bare = if bearer { token[PREFIX.len()..].trim_start() } else { token };
+        (!self.authenticators.is_empty() && bare.matches('.').count() == 2).then_some(bare)
+    }
+}
+
+/// What is wrong with a JWT, in the words that shared access signatures have for the same.
+fn refused(error: JwtError) -> Refusal {
+    match error {
+        JwtError::Malformed => Refusal::TokenMalformed,
+        JwtError::Signature => Refusal::TokenSignature,
+        JwtError::Expired => Refusal::TokenExpired,
+        JwtError::Audience => Refusal::TokenAudience,
+        other => Refusal::Jwt(other),
+    }
 }

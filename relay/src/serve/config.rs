@@ -1,10 +1,15 @@
 //! `relay.yaml`.
+mod grants;
+
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use daemon::config::{Ranges, SecretRef, Size, Span, Validate};
-use identity::tls::ServerFiles;
+use identity::{jwt::AuthenticatorConfig, sas::Rights, tls::ServerFiles};
 use schemars::JsonSchema;
 use serde::Deserialize;
+
+pub(crate) use self::grants::check_grants;
+pub use self::grants::{GrantConfig, WhoConfig};
 
 /// Longest entity name, as on Azure.
 const NAME_MAX: usize = 260;
@@ -23,6 +28,13 @@ pub struct Config {
     /// Rules for the whole namespace; default none. Each entity should have its own instead.
     #[serde(default)]
     pub rules: BTreeMap<String, RuleConfig>,
+    /// Issuers whose JWTs are accepted, by name; default none. What their holders may do, `grants` say. Azure's clients
+    /// ask for tokens with the audience `https://relay.azure.net`.
+    #[serde(default)]
+    pub authenticators: BTreeMap<String, AuthenticatorConfig>,
+    /// What holders of JWTs may do in the whole namespace; default nothing. Each entity should have its own instead.
+    #[serde(default)]
+    pub grants: Vec<GrantConfig>,
     /// The hybrid connections, by name.
     pub entities: BTreeMap<String, EntityConfig>,
     /// What tokens are accepted.
@@ -54,6 +66,9 @@ pub struct EntityConfig {
     /// Shared access rules by name; a token names the rule that it was made with.
     #[serde(default)]
     pub rules: BTreeMap<String, RuleConfig>,
+    /// What holders of JWTs may do here; default nothing but what the namespace grants.
+    #[serde(default)]
+    pub grants: Vec<GrantConfig>,
     /// Whether senders need no token; default false. Listeners always need one.
     #[serde(default)]
     pub anonymous_senders: bool,
@@ -93,6 +108,14 @@ pub enum Right {
     Listen,
     /// Be a sender.
     Send,
+    /// Read about the hybrid connection, and everything else.
+    Manage,
+}
+
+/// Manage holds the other two, as on Azure.
+pub(crate) fn rights(list: &[Right]) -> Rights {
+    let manage = list.contains(&Right::Manage);
+    Rights { listen: manage || list.contains(&Right::Listen), send: manage || list.contains(&Right::Send), manage }
 }
 
 /// Bounds of one hybrid connection.
@@ -120,10 +143,10 @@ impl Default for EntityLimits {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tokens {
-    /// Longest life a token may have left; default 24h.
+    /// Longest life a token may have left, shared access signature or JWT; default 24h.
     pub max_life: Span,
     /// How long after its end a token still counts, for clocks that differ and for SDKs that renew at the end, not before
-    /// it; default 5m.
+    /// it; default 5m. A JWT is only accepted within the `leeway` of its authenticator; who was let in has this time.
     pub grace: Span,
 }
 
@@ -190,10 +213,13 @@ impl Validate for Config {
             return fail("namespace", "is a host name alone, without scheme and port, such as relay.example.com");
         }
         check_rules("rules", &self.rules)?;
+        grants::check_authenticators(&self.authenticators)?;
+        check_grants("grants", &self.grants, &self.authenticators)?;
         for (name, entity) in &self.entities {
             let key = format!("entities.{name}");
             check_name(&key, name)?;
             check_rules(&format!("{key}.rules"), &entity.rules)?;
+            check_grants(&format!("{key}.grants"), &entity.grants, &self.authenticators)?;
             check_entity(&key, entity)?;
         }
         for (key, value) in [
@@ -233,7 +259,7 @@ fn check_rules(key: &str, rules: &BTreeMap<String, RuleConfig>) -> Problem {
     }
     for (name, rule) in rules {
         if rule.rights.is_empty() {
-            return Err((format!("{key}.{name}.rights"), "is empty; write [listen] or [send]".to_owned()));
+            return Err((format!("{key}.{name}.rights"), "is empty; write [listen], [send] or [manage]".to_owned()));
         }
         if rule.keys.is_empty() || rule.keys.len() > 2 {
             return Err((format!("{key}.{name}.keys"), "needs one or two keys, primary first".to_owned()));

@@ -8,13 +8,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use daemon::config::{ConfigError, Ranges};
-use identity::sas::{Rights, Rule};
+use identity::{jwt::Authenticators, sas::Rule};
 use proto::hybrid::address::segments;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     authorize::Permits,
-    config::{Config, EntityConfig, Right, RuleConfig},
+    config::{Config, EntityConfig, GrantConfig, RuleConfig, rights},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
     rate::Rate,
@@ -86,16 +86,25 @@ impl Namespace {
         config: &Config,
         base: &Path,
         path: &Path,
+        authenticators: &Arc<Authenticators>,
         metrics: &RelayMetrics,
         buffers: &Buffers,
     ) -> Result<Self, ConfigError> {
         let keys = Keys { base, path };
         let rules = keys.rules("rules", &config.rules)?;
+        let permits = |entity_rules: Vec<Arc<Rule>>, grants: &[GrantConfig]| Permits {
+            generation: 0,
+            rules: entity_rules.into_iter().chain(rules.iter().cloned()).collect(),
+            grants: grants.iter().chain(&config.grants).cloned().map(Arc::new).collect(),
+            authenticators: authenticators.clone(),
+            max_life: config.tokens.max_life.0,
+            grace: config.tokens.grace.0,
+        };
         let mut entities = HashMap::new();
         for (name, entity) in &config.entities {
             let own = keys.rules(&format!("entities.{name}.rules"), &entity.rules)?;
             let settings = Settings {
-                permits: permits(config, own.into_iter().chain(rules.iter().cloned()).collect()),
+                permits: permits(own, &entity.grants),
                 anonymous_senders: entity.anonymous_senders,
                 listeners_from: entity.listeners_from.clone(),
             };
@@ -106,7 +115,7 @@ impl Namespace {
             }
         }
         let deepest = entities.keys().map(Vec::len).max().unwrap_or_default();
-        Ok(Self { host: config.namespace.clone(), permits: permits(config, rules), entities, deepest })
+        Ok(Self { host: config.namespace.clone(), permits: permits(Vec::new(), &[]), entities, deepest })
     }
 
     /// The hybrid connection that a path begins with; the longest name wins.
@@ -126,10 +135,6 @@ impl Namespace {
 pub(crate) fn compared(path: &str) -> Vec<String> {
     let segments = segments(path);
     segments.iter().flat_map(|segment| segment.split('/')).filter(|part| !part.is_empty()).map(str::to_owned).collect()
-}
-
-fn permits(config: &Config, rules: Vec<Arc<Rule>>) -> Permits {
-    Permits { generation: 0, rules, max_life: config.tokens.max_life.0, grace: config.tokens.grace.0 }
 }
 
 impl Entity {
@@ -168,12 +173,7 @@ impl Keys<'_> {
 
     fn rule(&self, key: &str, name: &str, rule: &RuleConfig) -> Result<Rule, ConfigError> {
         let keys = rule.keys.iter().map(|key| key.read(self.base).map(Into::into)).collect::<Result<_, _>>()?;
-        let rights = Rights {
-            listen: rule.rights.contains(&Right::Listen),
-            send: rule.rights.contains(&Right::Send),
-            manage: false,
-        };
-        let rule = Rule { name: name.to_owned(), rights, keys };
+        let rule = Rule { name: name.to_owned(), rights: rights(&rule.rights), keys };
         match rule.check_strength() {
             Ok(()) => Ok(rule),
             Err(error) => Err(ConfigError::Invalid {

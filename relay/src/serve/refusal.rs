@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
-use identity::sas::SasError;
+use identity::{jwt::JwtError, sas::SasError};
 use proto::hybrid::status::{Tracking, reason};
 
 use super::share::Excess;
@@ -36,7 +36,7 @@ pub enum Refusal {
     HttpSender,
     /// No token.
     TokenMissing,
-    /// Not a shared access signature.
+    /// Neither a shared access signature nor a JWT.
     TokenMalformed,
     /// No rule made this signature.
     TokenSignature,
@@ -46,7 +46,9 @@ pub enum Refusal {
     TokenAudience,
     /// Lives longer than this relay allows.
     TokenLife,
-    /// The rule lacks the right.
+    /// A JWT that is refused for a reason which shared access signatures do not have.
+    Jwt(JwtError),
+    /// The rule lacks the right, or no grant gives it.
     RightMissing,
     /// Listeners may not come from this address.
     ListenerAddress,
@@ -81,7 +83,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Every refusal there is.
+    /// Every refusal there is, but for JWTs, which have a catalogue of their own.
     pub const ALL: &[Self] = &[
         Self::BadTarget,
         Self::BadHost,
@@ -131,6 +133,9 @@ impl Refusal {
             | Self::TokenExpired
             | Self::TokenAudience
             | Self::TokenLife => StatusCode::UNAUTHORIZED,
+            // Nobody's fault but ours and the issuer's, and soon over.
+            Self::Jwt(JwtError::KeysUnavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Jwt(_) => StatusCode::UNAUTHORIZED,
             // The documents say 403 for a missing right, an emulator 401. 403 tells an operator that the key is good.
             Self::RightMissing | Self::ListenerAddress => StatusCode::FORBIDDEN,
             Self::EntityUnknown => StatusCode::NOT_FOUND,

@@ -8,32 +8,23 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use crate::support::{Control, LISTEN_KEY, Relay, dial_address};
-
-async fn is_alive(relay: &Relay, control: &mut Control) {
-    let (sender, accepted) = tokio::join!(relay.sender(""), async {
-        let address = control.address().await;
-        dial_address(&address, &[]).await
-    });
-    sender.unwrap();
-    accepted.unwrap();
-}
+use crate::support::{Control, LISTEN_KEY, Relay};
 
 #[tokio::test]
 async fn a_good_renewal_is_silent_and_a_bad_one_closes_1008() {
     let relay = Relay::new().await;
     let mut control = relay.listener().await;
     let token = relay.token_until("listen", LISTEN_KEY, "e", relay.clock.now() + Duration::from_secs(7200));
-    control.send_text(&serde_json::json!({ "renewToken": { "token": token } }).to_string()).await;
-    is_alive(&relay, &mut control).await;
+    control.renew(&token).await;
+    control.is_alive(&relay).await;
     for bad in [relay.send_token(), relay.token("listen", LISTEN_KEY, "other"), "garbage".to_owned()] {
         let mut control = relay.listener().await;
-        control.send_text(&serde_json::json!({ "renewToken": { "token": bad } }).to_string()).await;
+        control.renew(&bad).await;
         let close = control.close().await.unwrap();
         assert_eq!(close.code, CloseCode::Policy, "{close}");
         assert!(close.reason.contains("TrackingId:listener-1"), "{close}");
     }
-    is_alive(&relay, &mut control).await;
+    control.is_alive(&relay).await;
 }
 
 #[tokio::test]
@@ -47,11 +38,11 @@ async fn a_token_that_runs_out_closes_1008_after_the_grace_and_a_renewed_one_doe
     let mut renewing =
         Control(relay.dial("/$hc/e?sb-hc-action=listen", &[("ServiceBusAuthorization", &token)]).await.unwrap());
     let fresh = relay.listen_token();
-    renewing.send_text(&serde_json::json!({ "renewToken": { "token": fresh } }).to_string()).await;
+    renewing.renew(&fresh).await;
     let close = dying.close().await.unwrap();
     assert_eq!(close.code, CloseCode::Policy);
     assert!(close.reason.starts_with("ExpiredToken"), "{close}");
-    is_alive(&relay, &mut renewing).await;
+    renewing.is_alive(&relay).await;
 }
 
 #[tokio::test]
@@ -70,7 +61,7 @@ async fn what_sdks_say_beside_the_protocol_is_taken() {
     }
     control.0.send(Message::Ping(b"p".to_vec().into())).await.unwrap();
     assert_eq!(control.0.next().await.unwrap().unwrap(), Message::Pong(b"p".to_vec().into()));
-    is_alive(&relay, &mut control).await;
+    control.is_alive(&relay).await;
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod control;
 mod events;
 mod handshake;
 mod hostile;
+mod jwt;
 mod limits;
 mod listener;
 mod relaying;

@@ -85,6 +85,11 @@ impl Relay {
 
     /// With this file.
     pub(crate) async fn with(text: &str) -> Self {
+        Self::again(Self::folder(), text).await
+    }
+
+    /// A folder with the keys that [`config`] names.
+    pub(crate) fn folder() -> TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (file, key) in [
             ("listen.key", LISTEN_KEY),
@@ -94,7 +99,7 @@ impl Relay {
         ] {
             write_secret(&folder.path().join(file), key);
         }
-        Self::again(folder, text).await
+        folder
     }
 
     /// With this file in a folder that is there.
@@ -292,6 +297,21 @@ impl Control {
     /// Where the next sender waits.
     pub(crate) async fn address(&mut self) -> String {
         self.accept().await["address"].as_str().unwrap().to_owned()
+    }
+
+    /// Sends a `renewToken`.
+    pub(crate) async fn renew(&mut self, token: &str) {
+        self.send_text(&serde_json::json!({ "renewToken": { "token": token } }).to_string()).await;
+    }
+
+    /// A sender on `e` gets through to it.
+    pub(crate) async fn is_alive(&mut self, relay: &Relay) {
+        let (sender, accepted) = tokio::join!(relay.sender(""), async {
+            let address = self.address().await;
+            dial_address(&address, &[]).await
+        });
+        sender.unwrap();
+        accepted.unwrap();
     }
 
     pub(crate) async fn send_text(&mut self, text: &str) {

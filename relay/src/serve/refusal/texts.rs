@@ -48,9 +48,9 @@ impl Refusal {
             ),
             Self::TokenMalformed => (
                 "token_malformed",
-                "MalformedToken: The token is not a shared access signature",
-                "A field of the token is missing or doubled, or it is another kind of token.",
-                "Make the token with `relay token` or an SDK.",
+                "MalformedToken: The token is neither a shared access signature nor a JWT that this relay could check",
+                "A field of the token is missing or doubled, or it is another kind of token, or no authenticators are set.",
+                "Make the token with `relay token` or an SDK; for JWTs, set authenticators and grants.",
             ),
             Self::TokenSignature => (
                 "token_signature",
@@ -78,10 +78,11 @@ impl Refusal {
             ),
             Self::RightMissing => (
                 "right_missing",
-                "The token's rule does not have the right that this action needs",
-                "Listening needs a rule with listen, connecting one with send.",
-                "Use the key of the other rule.",
+                "The token does not have the right that this action needs",
+                "Listening needs listen, connecting needs send: of the rule that made the token, or by a grant to its holder.",
+                "Use the key of the other rule, or grant the right to this subject.",
             ),
+            Self::Jwt(error) => (error.name(), error.meaning(), error.meaning(), error.remedy()),
             Self::ListenerAddress => (
                 "listener_address",
                 "AddressNotAllowed: Listeners of this endpoint may not come from this address",
