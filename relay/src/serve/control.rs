@@ -12,10 +12,13 @@ use proto::{
         status::close_reason,
     },
     ws::{
-        Role, handshake,
+        Role,
+        flood::Allowance,
+        handshake,
         message::{ChannelError, Message, Receiver, split},
     },
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -165,6 +168,7 @@ impl Channel {
         let (drain, force) = (self.relay.shutdown.drain_token(), self.relay.shutdown.force_token());
         // One response body may be on its way; it belongs to nobody here, since no request was ever sent.
         let mut body_announced = false;
+        let mut unasked = Allowance::default();
         loop {
             let left = self.stay.grant().left(self.relay.clock.now());
             let message = tokio::select! {
@@ -189,6 +193,13 @@ impl Channel {
                     return self.ending("protocol_error", "listener", 1002, "a binary message that nothing announced");
                 }
                 Ok(Message::Text(text)) => match message::Message::read(&text) {
+                    // A renewal costs signatures, and every message a wake-up; answers were asked for.
+                    Ok(message)
+                        if !matches!(message, message::Message::Response(_))
+                            && unasked.spend(Instant::now()).is_err() =>
+                    {
+                        return self.ending("flood", "listener", 1008, "too many messages that nobody asked for");
+                    }
                     Ok(message::Message::RenewToken(renew)) => {
                         if let Err(refusal) = self.renew(&renew.token).await {
                             self.relay.metrics.refused(refusal);

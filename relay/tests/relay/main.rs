@@ -4,8 +4,11 @@
 mod conformance_websocket;
 mod control;
 mod events;
+mod frames;
 mod handshake;
 mod hostile;
+mod hostile_frames;
+mod hostile_json;
 mod jwt;
 mod limits;
 mod listener;
