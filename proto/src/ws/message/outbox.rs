@@ -70,6 +70,17 @@ impl Outbox {
         Ok(())
     }
 
+    /// The same when nothing else is waiting or being written.
+    pub(super) async fn push_alone(&self, batch: Batch) -> Result<(), ChannelError> {
+        let mut places = self.room.acquire_many(BATCHES_WAITING as u32).await.map_err(|_| ChannelError::Ended)?;
+        if let Some(place) = places.split(1) {
+            place.forget();
+        }
+        self.lock().batches.push_back(batch);
+        self.news.notify_one();
+        Ok(())
+    }
+
     pub(super) fn pong(&self, payload: &[u8]) {
         self.lock().pong = Some(payload.to_vec());
         self.news.notify_one();

@@ -35,10 +35,11 @@ impl Sender {
         self.owners.push(Batch::Messages(messages)).await
     }
 
-    /// Queues one piece of a binary message as a frame of its own, in the same way. From a message's first piece to its
-    /// last nothing else may be given to be sent.
+    /// Queues one piece of a binary message as a frame of its own, once everything before it is written: so a reader that
+    /// stalls leaves one piece waiting, however long the message. From a message's first piece to its last nothing else
+    /// may be given to be sent.
     pub async fn send_piece(&self, piece: Piece) -> Result<(), ChannelError> {
-        self.owners.push(Batch::Piece(piece)).await
+        self.owners.push_alone(Batch::Piece(piece)).await
     }
 }
 

@@ -25,8 +25,11 @@ async fn a_piece_arrives_before_the_next_one_is_sent() {
         (piece(b"", false, true), part(b"", true)),
         (piece(b"alone", true, true), part(b"alone", true)),
     ] {
-        client.sender.send_piece(sent).await.unwrap();
-        let came = tokio::select! { came = next_part(&mut server) => came, _ = client.next() => unreachable!() };
+        let sender = client.sender.clone();
+        let came = tokio::select! {
+            (sent, came) = async { tokio::join!(sender.send_piece(sent), next_part(&mut server)) } => sent.and(came),
+            _ = client.next() => unreachable!(),
+        };
         assert_eq!(came.unwrap(), expected);
     }
 }
@@ -34,10 +37,14 @@ async fn a_piece_arrives_before_the_next_one_is_sent() {
 #[tokio::test]
 async fn pieces_are_one_message_for_who_takes_it_whole() {
     let (mut client, mut server) = ends();
-    for sent in [piece(b"one ", true, false), piece(b"two", false, true)] {
-        server.sender.send_piece(sent).await.unwrap();
-    }
-    let came = tokio::select! { came = client.next() => came, _ = server.next() => unreachable!() };
+    let sender = server.sender.clone();
+    let sending = async {
+        for sent in [piece(b"one ", true, false), piece(b"two", false, true)] {
+            sender.send_piece(sent).await?;
+        }
+        client.next().await
+    };
+    let came = tokio::select! { came = sending => came, _ = server.next() => unreachable!() };
     assert_eq!(came.unwrap(), Message::Binary(Bytes::from_static(b"one two")));
 }
 
@@ -64,6 +71,22 @@ async fn a_binary_message_in_pieces_has_no_limit_and_a_text_keeps_it() {
     raw.write_all(&frame(Opcode::Text, true, &vec![b'x'; LIMIT + 1])).await.unwrap();
     assert!(matches!(client.receiver.next_part().await, Err(ChannelError::TooLarge { limit: LIMIT })));
     assert!(matches!(client.receiver.next_part().await, Err(ChannelError::Ended)));
+}
+
+#[tokio::test]
+async fn one_piece_at_a_time_waits_for_a_reader_that_stalls() {
+    let (a, _raw) = duplex(10);
+    let (sender, _receiver, writer) = split(a, Role::Client, BytesMut::new(), LIMIT, PING);
+    let sending = async {
+        sender.send_piece(piece(b"more than ten bytes", true, false)).await.unwrap();
+        sender.send_piece(piece(b"never", false, false)).await.unwrap();
+    };
+    let (mut sending, mut writer) = (Box::pin(sending), Box::pin(writer));
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    for _ in 0..3 {
+        assert!(sending.as_mut().poll(&mut cx).is_pending());
+        assert!(writer.as_mut().poll(&mut cx).is_pending());
+    }
 }
 
 #[tokio::test]
