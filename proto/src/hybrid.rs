@@ -6,6 +6,7 @@
 //! Source: Microsoft's *Hybrid Connections protocol guide*; where the SDKs differ from it, what they do.
 
 pub mod address;
+pub mod feature;
 pub mod message;
 pub mod status;
 

@@ -28,6 +28,8 @@ pub enum Message {
     Response(Response),
     /// Listener to relay: a fresh token.
     RenewToken(RenewToken),
+    /// Listener to a relay that names [`super::feature::DRAIN`]: nothing new on this channel, please.
+    Drain(Drain),
     /// A command that we do not know; SDKs ignore those, and so do we.
     Unknown,
 }
@@ -143,6 +145,14 @@ impl fmt::Debug for RenewToken {
     }
 }
 
+/// `drain`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drain {
+    /// After this many milliseconds the channel is closed, whatever is pending.
+    pub within_ms: u64,
+}
+
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Envelope {
@@ -154,6 +164,8 @@ struct Envelope {
     response: Option<Response>,
     #[serde(skip_serializing_if = "Option::is_none")]
     renew_token: Option<RenewToken>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain: Option<Drain>,
 }
 
 impl Message {
@@ -166,21 +178,21 @@ impl Message {
         if !text.trim_start().starts_with('{') {
             return Err(ReadError::Malformed(serde::de::Error::custom("not an object")));
         }
-        match serde_json::from_str(text).map_err(ReadError::Malformed)? {
-            Envelope { accept: None, request: None, response: None, renew_token: None } => Ok(Self::Unknown),
-            Envelope { accept: Some(accept), request: None, response: None, renew_token: None } => {
-                Ok(Self::Accept(accept))
-            }
-            Envelope { accept: None, request: Some(request), response: None, renew_token: None } => {
-                Ok(Self::Request(request))
-            }
-            Envelope { accept: None, request: None, response: Some(response), renew_token: None } => {
-                Ok(Self::Response(response))
-            }
-            Envelope { accept: None, request: None, response: None, renew_token: Some(renew) } => {
-                Ok(Self::RenewToken(renew))
-            }
-            _ => Err(ReadError::Ambiguous),
+        let Envelope { accept, request, response, renew_token, drain } =
+            serde_json::from_str(text).map_err(ReadError::Malformed)?;
+        let mut commands = [
+            accept.map(Self::Accept),
+            request.map(Self::Request),
+            response.map(Self::Response),
+            renew_token.map(Self::RenewToken),
+            drain.map(Self::Drain),
+        ]
+        .into_iter()
+        .flatten();
+        match (commands.next(), commands.next()) {
+            (None, _) => Ok(Self::Unknown),
+            (Some(command), None) => Ok(command),
+            (Some(_), Some(_)) => Err(ReadError::Ambiguous),
         }
     }
 
@@ -192,6 +204,7 @@ impl Message {
             Self::Request(request) => envelope.request = Some(request),
             Self::Response(response) => envelope.response = Some(response),
             Self::RenewToken(renew) => envelope.renew_token = Some(renew),
+            Self::Drain(drain) => envelope.drain = Some(drain),
             Self::Unknown => {}
         }
         let text = serde_json::to_string(&envelope).expect("texts, numbers and maps with text keys always serialise");
