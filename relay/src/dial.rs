@@ -125,6 +125,12 @@ impl Route {
         }
     }
 
+    /// Connects to one of [`Self::addresses`], for a caller who chooses among them.
+    pub async fn connect_to(&self, address: SocketAddr) -> Result<Carrier, ReachError> {
+        let failed = |source| ReachError::Connect { authority: authority(&self.host, self.port), source };
+        first_of(&[address]).await.map(Carrier::Straight).map_err(failed)
+    }
+
     /// Connects. The caller bounds all of it in time; single steps have bounds of their own.
     pub async fn connect(&self) -> Result<Carrier, ReachError> {
         match &self.by {

@@ -1,69 +1,60 @@
-//! `relay listen`: the cluster side, outbound only. Holds control channels to relays (ours or Azure's) and hands each
-//! rendezvous to a local target as a byte stream.
+//! The listener: the cluster side, outbound only. It holds control channels to relays, ours or Azure's, and hands what
+//! comes through them to handlers: WebSocket senders and HTTP requests. `relay listen` is one user of it; its handlers
+//! forward to a TCP or HTTP target (`forward`).
 //!
-//! A control channel that breaks is dialled again (`channel`); running rendezvous do not depend on it. Everything a
-//! relay says is untrusted: where it may send us is decided by `permit`, how often is bounded. A target that is down is
-//! told to the sender by a rejection (`rendezvous`). When draining, control channels are closed first, and what runs
-//! may finish.
+//! Each hybrid connection has several control channels, each kept by a task (`channel`): replaced before it is old, its
+//! token renewed, dialled again when it breaks. What runs does not depend on them. Everything that a relay says is
+//! untrusted: where it may send us is decided by `permit`, how much at a time by [`Limits`]. When the process drains,
+//! control channels take nothing new, finish what they have and are closed; what runs may finish within the grace.
+mod addresses;
 mod channel;
 mod config;
+mod forward;
+mod http;
+mod knock;
+mod limits;
+mod listener;
 mod metrics;
 mod permit;
-mod proxy_v2;
+mod ready;
 mod rendezvous;
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
-};
-
 use daemon::{
-    admin::Guard,
     config::{ConfigError, Loaded},
     process::{Context, StartFailure},
 };
 use identity::tls::{TlsError, client, roots};
-use rustls::ClientConfig;
-use tokio::{
-    sync::Semaphore,
-    time::{Duration, Instant},
+
+use self::listener::Held;
+pub use self::{
+    config::{Config, ConnectionConfig, Forward, HostField, HttpConfig},
+    http::{BodyError, Received, RequestBody},
+    knock::{Accepted, Knock, Rendezvous},
+    limits::Limits,
+    listener::{
+        ANSWER_WITHIN, BoxError, CHANNELS, HybridConnection, Listener, Listening, OpenChannel, REQUESTS, ROTATE_AFTER,
+        ResponseBody,
+    },
+    permit::Refused,
+    rendezvous::RendezvousError,
 };
+use crate::dial::Dialer;
 
-pub use self::config::{Config, Forward, HybridConnection};
-use self::{metrics::ListenerMetrics, permit::Permit};
-use crate::{
-    dial::Dialer,
-    sender::{Address, Credential},
-    splice::Buffers,
-};
-
-/// Dials in flight at a time, to targets and relays (SD-8).
-const DIALS: usize = 64;
-
-/// Rendezvous that wait for one of those dials; more are dropped, and their senders learn it by the relay's timeout.
-const DIALS_WAITING: usize = 256;
-
-/// Rendezvous that are joined at once, of all hybrid connections. Each holds two sockets: with one gateway behind it a
-/// listener carries some tunnels for each connector, and a relay that asks for more than this is not to be obeyed.
-const JOINED: usize = 4096;
-
-/// Memory for large reads of all rendezvous together.
-const BUFFER_MEMORY: usize = 256 * 1024 * 1024;
-
-/// A relay that cannot be reached for so long no longer keeps this process from being ready: it does its part (SD-15).
-const UNREACHABLE_IS_READY: Duration = Duration::from_secs(60);
-
-/// A running listener.
+/// A running `relay listen`.
 #[derive(Debug)]
 pub struct Running {
-    /// Control channels that are open now, of all hybrid connections.
-    channels: Vec<Arc<Held>>,
+    listening: Vec<Listening>,
 }
 
 impl Running {
-    /// How many control channels are open now.
+    /// How many control channels are open now, of all hybrid connections.
     pub fn channels(&self) -> usize {
-        self.channels.iter().map(|held| held.open.load(Ordering::Relaxed)).sum()
+        self.listening.iter().map(|listening| listening.channels().len()).sum()
+    }
+
+    /// The hybrid connections, in the order of the configuration.
+    pub fn listening(&self) -> &[Listening] {
+        &self.listening
     }
 }
 
@@ -73,7 +64,7 @@ pub enum StartError {
     /// A key cannot be read or is too weak.
     #[error("the listener's configuration cannot be used")]
     Config(#[from] ConfigError),
-    /// The trust section cannot be used.
+    /// A trust section cannot be used.
     #[error("the listener's trust cannot be used")]
     Trust(#[from] TlsError),
 }
@@ -86,90 +77,65 @@ impl StartFailure for StartError {
     }
 }
 
-/// One hybrid connection that is listened on.
-#[derive(Debug)]
-pub(crate) struct Held {
-    address: Address,
-    credential: Credential,
-    tls: Arc<ClientConfig>,
-    forward: Forward,
-    permit: Permit,
-    dialer: Dialer,
-    dials: Arc<Semaphore>,
-    dials_waiting: Arc<Semaphore>,
-    joined: Arc<Semaphore>,
-    buffers: Buffers,
-    context: Context,
-    metrics: ListenerMetrics,
-    /// Control channels that are open.
-    open: AtomicUsize,
-    ready: Mutex<Option<Guard>>,
-    began: Instant,
-}
-
-impl Held {
-    /// A channel is up, or the relay was unreachable long enough: this process does its part.
-    fn mark_ready(&self) {
-        if let Some(guard) = self.ready.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            guard.ready();
-        }
-    }
-}
-
-/// Starts a listener; its tasks belong to `context.shutdown`.
+/// Starts `relay listen`; its tasks belong to `context.shutdown`.
 #[expect(clippy::unused_async, reason = "every component is started in the same way")]
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let Loaded { values, base, .. } = config;
     let tls = client(roots(&values.trust, &base)?, &[b"http/1.1"]);
     let dialer = Dialer::open(&values.proxy, &values.trust, &base)?;
-    let metrics = ListenerMetrics::register(&context.metrics);
-    let dials = Arc::new(Semaphore::new(DIALS));
-    let dials_waiting = Arc::new(Semaphore::new(DIALS_WAITING));
-    let joined = Arc::new(Semaphore::new(JOINED));
-    let buffers = Buffers::new(BUFFER_MEMORY);
-    let mut held = Vec::new();
-    for connection in &values.hybrid_connections {
-        let (address, credential) = connection.access().open(&base, &context)?;
-        held.push(Arc::new(Held {
-            permit: Permit::new(&address, &connection.rendezvous_hosts, &connection.rendezvous_ports),
-            credential,
-            tls: tls.clone(),
-            forward: connection.forward.clone(),
-            dialer: dialer.clone(),
-            dials: dials.clone(),
-            dials_waiting: dials_waiting.clone(),
-            joined: joined.clone(),
-            buffers: buffers.clone(),
-            metrics: metrics.clone(),
-            open: AtomicUsize::new(0),
-            ready: Mutex::new(Some(context.readiness.guard("control channel"))),
-            began: Instant::now(),
-            context: context.clone(),
-            address,
-        }));
+    let listener = Listener::new(&context, dialer, tls, &values.limits);
+    let mut all = Vec::new();
+    for section in &values.hybrid_connections {
+        let (address, credential) = section.access().open(&base, &context)?;
+        let on = HybridConnection::new(address, credential)
+            .channels(section.channels)
+            .rotate_after(section.rotate_after.0)
+            .rendezvous_hosts(section.rendezvous_hosts.clone())
+            .rendezvous_ports(section.rendezvous_ports.clone());
+        all.push(forward::handlers(on, &listener, &context, section, &base)?);
     }
     // Only when everything was found valid does anything begin.
-    for (held, connection) in held.iter().zip(&values.hybrid_connections) {
-        for _ in 0..connection.channels {
-            context.shutdown.spawn(channel::keep(held.clone()));
-        }
-    }
-    show(&context, &held);
-    Ok(Running { channels: held })
+    let listening: Vec<Listening> = all.into_iter().map(|on| listener.listen(on)).collect();
+    show(&context, listening.clone(), &values.hybrid_connections);
+    Ok(Running { listening })
 }
 
-fn show(context: &Context, held: &[Arc<Held>]) {
-    let held: Vec<_> = held.iter().map(Arc::downgrade).collect();
+fn show(context: &Context, listening: Vec<Listening>, sections: &[ConnectionConfig]) {
+    let forwards: Vec<Forward> = sections.iter().map(|section| section.forward.clone()).collect();
+    let clock = context.clock.clone();
     context.status.section("hybrid_connections", move || {
-        held.iter()
-            .filter_map(std::sync::Weak::upgrade)
-            .map(|held| {
+        let now = clock.now();
+        let since = |at| now.duration_since(at).unwrap_or_default().as_secs();
+        let left = |at: std::time::SystemTime| at.duration_since(now).unwrap_or_default().as_secs();
+        listening
+            .iter()
+            .zip(&forwards)
+            .map(|(listening, forward)| {
+                let channels: Vec<_> = listening
+                    .channels()
+                    .iter()
+                    .map(|channel| {
+                        serde_json::json!({
+                            "listener": channel.id,
+                            "open_seconds": since(channel.since),
+                            "token_seconds_left": left(channel.token_expires),
+                            "retiring": channel.retiring,
+                        })
+                    })
+                    .collect();
                 serde_json::json!({
-                    "url": held.address.to_string(),
-                    "channels": held.open.load(Ordering::Relaxed),
-                    "forward": held.forward.target(),
+                    "url": listening.address().to_string(),
+                    "channels": channels,
+                    "problem": listening.problem(),
+                    "requests": listening.requests(),
+                    "forward": { "websocket": forward.stream(), "http": forward.http },
                 })
             })
             .collect()
     });
+}
+
+/// An error and its causes on one line.
+fn explained(error: &dyn std::error::Error) -> String {
+    daemon::process::explain(error).replace("\n  ", "; ")
 }

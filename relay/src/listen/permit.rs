@@ -13,7 +13,7 @@ use crate::sender::Address;
 
 /// Why a rendezvous address is not dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refused {
+pub enum Refused {
     /// No absolute address.
     #[error("rendezvous address is malformed")]
     Malformed,
@@ -36,7 +36,7 @@ pub(crate) enum Refused {
 
 impl Refused {
     /// Stable name, for logs and metrics.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Malformed => "refused_malformed",
             Self::Scheme => "refused_scheme",

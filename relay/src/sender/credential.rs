@@ -142,6 +142,13 @@ impl Credential {
         }
     }
 
+    /// A relay did not believe the last token. Keys are read anew for each token anyway; a source is asked for another.
+    pub fn refused(&self) {
+        if let Kind::Source(cache) = &self.kind {
+            cache.refused(AUDIENCE);
+        }
+    }
+
     fn sign(&self, address: &Address, rule: &str, key: &Secret) -> Minted {
         let expires = self.clock.now() + TOKEN_LIFE;
         Minted { secret: sas::mint(&address.resource(), rule, key, expires), expires }
