@@ -4,6 +4,8 @@
 #[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
 #[path = "../fuzz/src/hybrid.rs"]
 mod hybrid;
+#[path = "../fuzz/src/smoke.rs"]
+mod smoke;
 #[expect(unreachable_pub, reason = "the file is shared with proto/fuzz, where these are public")]
 #[path = "../fuzz/src/tunnel_message.rs"]
 mod tunnel_message;
@@ -11,75 +13,17 @@ mod tunnel_message;
 #[path = "../fuzz/src/ws_frame.rs"]
 mod ws_frame;
 
-/// Mutated inputs per target: about a second in a debug build.
-const ROUNDS: usize = 5_000;
-
-/// Longest mutated input; longer seeds are cut.
-const INPUT_MAX: usize = 2048;
-
-/// Values that sit on the edges of the formats.
-const EDGES: [u8; 10] = [0, 1, 125, 126, 127, 128, 0x88, 0x89, 0xfe, 0xff];
-
-/// SplitMix64: small, and good enough to mutate.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((mixed ^ mixed >> 27) % end.max(1) as u64) as usize
-    }
-}
-
-fn mutate(random: &mut Random, input: &mut Vec<u8>, other: &[u8]) {
-    for _ in 0..=random.below(4) {
-        let at = random.below(input.len());
-        match (random.below(6), input.get_mut(at)) {
-            (0, Some(byte)) => *byte ^= 1 << random.below(8),
-            (1, Some(byte)) => *byte = EDGES[random.below(EDGES.len())],
-            (2, Some(_)) => input.truncate(at),
-            (3, Some(_)) => drop(input.remove(at)),
-            (4, _) => {
-                let from = random.below(other.len());
-                let part = &other[from..(from + 1 + random.below(40)).min(other.len())];
-                input.splice(at..at, part.iter().copied());
-            }
-            _ => input.insert(at, random.below(256) as u8),
-        }
-    }
-    input.truncate(INPUT_MAX);
-}
-
-fn smoke(seeds: Vec<Vec<u8>>, run: fn(&[u8])) {
-    run(&[]);
-    for seed in &seeds {
-        run(seed);
-    }
-    let (mut random, mut pool) = (Random(1), seeds);
-    for _ in 0..ROUNDS {
-        let other = pool[random.below(pool.len())].clone();
-        let mut input = pool[random.below(pool.len())].clone();
-        input.truncate(INPUT_MAX);
-        mutate(&mut random, &mut input, &other);
-        run(&input);
-        // Mutations of mutations go deeper than one step from a seed.
-        if pool.len() < 200 {
-            pool.push(input);
-        }
-    }
-}
-
 #[test]
 fn ws_frame_keeps_its_promises() {
-    smoke(ws_frame::seeds(), ws_frame::run);
+    smoke::smoke(ws_frame::seeds(), ws_frame::run);
 }
 
 #[test]
 fn hybrid_keeps_its_promises() {
-    smoke(hybrid::seeds(), hybrid::run);
+    smoke::smoke(hybrid::seeds(), hybrid::run);
 }
 
 #[test]
 fn tunnel_message_keeps_its_promises() {
-    smoke(tunnel_message::seeds(), tunnel_message::run);
+    smoke::smoke(tunnel_message::seeds(), tunnel_message::run);
 }
