@@ -22,7 +22,7 @@ mod tests;
 use std::{
     future::poll_fn,
     io,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -30,15 +30,20 @@ use proto::ws::frame::DecodeError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::leg::READ_MAX;
 pub use self::{
     buffers::{Buffers, Lease},
     leg::{Framing, Leg},
     pace::Pace,
 };
+use crate::transport::ReadsAhead;
 
 /// With one direction closed, this long without a byte in the other ends the splice. Peers that close answer a Close
 /// within a round trip; azbridge, which uses half-close, waits a minute for data.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+
+/// Reads of each direction until other tasks get their time: some two mebibytes, a millisecond or two.
+const TURNS: usize = 8;
 
 /// How long a last Close frame and the end of TLS may take to leave.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -133,8 +138,8 @@ enum Step {
 
 impl<A, B> Splice<A, B>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
+    B: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
 {
     /// Joins two connections.
     pub fn new(a: Leg<A>, b: Leg<B>) -> Self {
@@ -213,12 +218,23 @@ where
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, End>> {
         let Self { a, b, up, down, half_told } = self;
-        let up_ready = poll_flow(cx, a, b, up).map_err(|broke| broke.on(Side::A, Side::B))?.is_ready();
-        let down_ready = poll_flow(cx, b, a, down).map_err(|broke| broke.on(Side::B, Side::A))?.is_ready();
-        if up_ready && down_ready {
+        for turn in 0.. {
+            if turn == TURNS {
+                // Somebody else's time; this goes on at once if nobody wants it.
+                cx.waker().wake_by_ref();
+                break;
+            }
+            // One read of each in turn: were one moved as far as it goes first, the other could wait for ever.
+            let up_moved = move_on(cx, a, b, up).map_err(|broke| broke.on(Side::A, Side::B))?;
+            let down_moved = move_on(cx, b, a, down).map_err(|broke| broke.on(Side::B, Side::A))?;
+            if !up_moved && !down_moved {
+                break;
+            }
+        }
+        if up.done && down.done {
             return Poll::Ready(Ok(Step::Both));
         }
-        if (up_ready || down_ready) && !*half_told {
+        if (up.done || down.done) && !*half_told {
             *half_told = true;
             return Poll::Ready(Ok(Step::Half));
         }
@@ -292,43 +308,51 @@ impl Broke {
     }
 }
 
-fn poll_owed<IO: AsyncRead + AsyncWrite + Unpin>(cx: &mut Context<'_>, leg: &mut Leg<IO>) -> io::Result<()> {
+fn poll_owed<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin>(
+    cx: &mut Context<'_>,
+    leg: &mut Leg<IO>,
+) -> io::Result<()> {
     match leg.owes().then(|| leg.poll_send(cx)) {
         Some(Poll::Ready(Err(error))) if !leg.has_ended() => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Moves one direction on as far as it goes; ready when its end was delivered.
-fn poll_flow<F, T>(cx: &mut Context<'_>, from: &mut Leg<F>, to: &mut Leg<T>, flow: &mut Flow) -> Poll<Result<(), Broke>>
+/// Moves one direction on by one read. False when it waits for a peer or its pace, or was ended.
+fn move_on<F, T>(cx: &mut Context<'_>, from: &mut Leg<F>, to: &mut Leg<T>, flow: &mut Flow) -> Result<bool, Broke>
 where
-    F: AsyncRead + AsyncWrite + Unpin,
-    T: AsyncRead + AsyncWrite + Unpin,
+    F: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
+    T: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
 {
-    loop {
-        if flow.done {
-            return Poll::Ready(Ok(()));
-        }
-        match ready!(to.poll_send(cx)) {
-            Ok(()) => {}
-            // The peer has said all it wanted and left; what was still for it is nobody's.
-            Err(_) if to.has_ended() => flow.ended = true,
-            Err(error) => return Poll::Ready(Err(Broke::To(error))),
-        }
-        if flow.ended {
-            flow.done = true;
-            continue;
-        }
-        if let Some(pace) = &mut flow.pace {
-            ready!(pace.poll_wait(cx));
-        }
-        ready!(from.poll_fill(cx)).map_err(Broke::From)?;
-        let moved = flow.bytes;
-        flow.ended = from.forward(to, &mut flow.bytes)?;
-        if let Some(pace) = &mut flow.pace {
-            pace.spend(flow.bytes - moved);
-        }
+    if flow.done {
+        return Ok(false);
     }
+    match to.poll_send(cx) {
+        Poll::Pending => return Ok(false),
+        Poll::Ready(Ok(())) => {}
+        // The peer has said all it wanted and left; what was still for it is nobody's.
+        Poll::Ready(Err(_)) if to.has_ended() => flow.ended = true,
+        Poll::Ready(Err(error)) => return Err(Broke::To(error)),
+    }
+    if flow.ended {
+        from.rest();
+        flow.done = true;
+        return Ok(true);
+    }
+    if flow.pace.as_mut().is_some_and(|pace| pace.poll_wait(cx).is_pending()) {
+        from.rest();
+        return Ok(false);
+    }
+    match from.poll_fill(cx) {
+        Poll::Pending => return Ok(false),
+        Poll::Ready(filled) => filled.map_err(Broke::From)?,
+    }
+    let moved = flow.bytes;
+    flow.ended = from.forward(to, &mut flow.bytes)?;
+    if let Some(pace) = &mut flow.pace {
+        pace.spend(flow.bytes - moved);
+    }
+    Ok(true)
 }
 
 /// The text message by which a relay or listener announces that this path ends soon: `within_ms` is the default grace of

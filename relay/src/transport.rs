@@ -1,6 +1,8 @@
 //! A TCP connection, with or without TLS on it, and the socket options that every connection of ours has.
 //!
 //! Generic over the TLS stream, because the relay is the server of its sessions and listener and sender are clients.
+mod ahead;
+
 use std::{
     io,
     pin::Pin,
@@ -13,6 +15,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+pub use ahead::{Ahead, ReadsAhead};
 
 /// Silence after which the kernel asks whether the peer is still there. Shorter than the four minutes after which
 /// balancers and NATs forget a connection.

@@ -29,7 +29,10 @@ use super::{
     sources::{Connected, Sources, Unproven},
     upgrade::Accepted,
 };
-use crate::transport::{self, Link};
+use crate::{
+    splice::READ_MAX,
+    transport::{self, Ahead, Link},
+};
 
 /// Within this the first byte must come.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
@@ -42,6 +45,10 @@ const HEAD_MAX: usize = 16 * 1024;
 
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 100;
+
+/// Encrypted bytes that TLS takes before they are written: one read of a splice leaves in one write. More is never given
+/// to it at once.
+const TLS_BUFFER: usize = 2 * READ_MAX;
 
 /// Pause after an accept error: they come in floods (no file descriptors left), and spinning makes those worse.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
@@ -204,8 +211,10 @@ impl Visitor {
         let io = match tls {
             None => Link::Tcp(stream),
             Some(config) => {
-                let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(stream)).await;
-                Link::Tls(Box::new(accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?))
+                let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(Ahead::new(stream))).await;
+                let mut stream = accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?;
+                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                Link::Tls(Box::new(stream))
             }
         };
         let visitor = self.clone();

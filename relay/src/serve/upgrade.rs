@@ -16,10 +16,10 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::sources::Connected;
-use crate::transport::Link;
+use crate::transport::{Ahead, Link, ReadsAhead};
 
 /// What it is made of.
-type Transport = Link<TlsStream<TcpStream>>;
+type Transport = Link<TlsStream<Ahead<TcpStream>>>;
 
 /// A connection that the relay accepted. It counts for its address until it is dropped.
 #[derive(Debug)]
@@ -40,6 +40,16 @@ pub(crate) async fn taken_over(upgrade: OnUpgrade) -> Option<(Accepted, BytesMut
 impl Accepted {
     pub(crate) fn new(io: Transport, connected: Connected) -> Self {
         Self { io, _connected: connected }
+    }
+}
+
+impl ReadsAhead for Accepted {
+    fn read_ahead(&mut self, bytes: usize) {
+        self.io.read_ahead(bytes);
+    }
+
+    fn held(&self) -> usize {
+        self.io.held()
     }
 }
 

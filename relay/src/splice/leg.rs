@@ -13,10 +13,12 @@ use proto::ws::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use self::read::READ_MAX;
 use super::{
     buffers::{Buffers, Lease},
     outbox::Outbox,
 };
+use crate::transport::ReadsAhead;
 
 /// What a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +43,12 @@ pub struct Leg<IO> {
     input: BytesMut,
     /// There are bytes in `input` that were never decoded.
     fresh: bool,
+    /// Pays for `input` and for what becomes of it, while anything is on its way.
     lease: Option<Lease>,
-    busy: bool,
+    /// Size of the read that `input` was made for.
+    room: usize,
+    /// Size of the next one, if the budget allows.
+    wanted: usize,
     /// The transport has ended, or failed behind bytes that still count.
     transport_end: Option<io::Result<()>>,
     /// Opcode for the next piece of the current frame.
@@ -63,7 +69,7 @@ pub struct Leg<IO> {
     shut_down: bool,
 }
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
+impl<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin> Leg<IO> {
     /// `read_ahead` holds bytes that came behind the handshake.
     pub fn new(io: IO, framing: Framing, read_ahead: BytesMut, buffers: Buffers) -> Self {
         let role = match framing {
@@ -78,7 +84,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
             fresh: !read_ahead.is_empty(),
             input: read_ahead,
             lease: None,
-            busy: false,
+            room: 0,
+            wanted: read::READ_MIN,
             transport_end: None,
             piece: Opcode::Binary,
             allowance: Allowance::default(),

@@ -5,9 +5,10 @@
 use std::{collections::VecDeque, io::IoSlice};
 
 use bytes::{Buf, BytesMut};
+use proto::ws::mask;
 
-/// From this size on a payload is queued instead of copied: below, a slice costs more than the copy.
-const COPIED_MAX: usize = 1024;
+/// From this size on a payload is queued as it lies: below, a slice of its own costs more than the copy.
+pub(super) const COPIED_MAX: usize = 4 * 1024;
 
 /// Room for headers and small payloads that is made at once.
 const SCRATCH: usize = 512;
@@ -21,18 +22,23 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Appends a header and its payload.
+    /// Appends a header and its payload as it lies.
     pub(crate) fn push(&mut self, header: &[u8], payload: BytesMut) {
-        self.room(header.len() + payload.len().min(COPIED_MAX));
+        self.room(header.len());
         self.scratch.extend_from_slice(header);
-        if payload.len() < COPIED_MAX {
-            self.scratch.extend_from_slice(&payload);
-        } else {
-            if !self.scratch.is_empty() {
-                self.queue.push_back(self.scratch.split());
-            }
-            self.queue.push_back(payload);
+        if !self.scratch.is_empty() {
+            self.queue.push_back(self.scratch.split());
         }
+        self.queue.push_back(payload);
+    }
+
+    /// Appends a header and a copy of its payload, masked with `key`.
+    pub(crate) fn copy(&mut self, header: &[u8], key: [u8; 4], payload: &[u8]) {
+        self.room(header.len() + payload.len());
+        self.scratch.extend_from_slice(header);
+        let at = self.scratch.len();
+        self.scratch.extend_from_slice(payload);
+        mask::apply(key, 0, &mut self.scratch[at..]);
     }
 
     /// Where a control frame is written to.
@@ -110,7 +116,11 @@ mod tests {
             let mut expected = Vec::new();
             for (index, size) in [0, 10, 2000, 5, COPIED_MAX, COPIED_MAX - 1, 70_000].into_iter().enumerate() {
                 let (header, payload) = ([index as u8; 3], vec![index as u8 + 100; size]);
-                outbox.push(&header, BytesMut::from(&payload[..]));
+                if payload.len() < COPIED_MAX {
+                    outbox.copy(&header, [0; 4], &payload);
+                } else {
+                    outbox.push(&header, BytesMut::from(&payload[..]));
+                }
                 expected.extend_from_slice(&header);
                 expected.extend_from_slice(&payload);
             }

@@ -1,3 +1,5 @@
+use std::pin::Pin;
+
 use bytes::BytesMut;
 use proptest::prelude::*;
 use proto::ws::{
@@ -11,6 +13,9 @@ use tokio::{
 };
 
 use super::*;
+
+mod budget;
+mod turns;
 
 const SERVER: Framing = Framing::WebSocket(Role::Server);
 

@@ -1,12 +1,15 @@
 //! From the peer: bytes read in large pieces, decoded where they lie, and queued for the other side.
+//!
+//! A read is as large as the reads before it and the shared budget suggest. What it brings is paid for by one lease until
+//! it has left on the other side; a direction with nothing on its way holds neither lease nor buffer.
 use std::{
     io,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use bytes::{Buf, BytesMut};
-use proto::ws::frame::{HEADER_MAX, Opcode, Step, close_payload};
+use bytes::{Buf, BufMut as _, BytesMut};
+use proto::ws::frame::{CONTROL_MAX, HEADER_MAX, Opcode, Step, close_payload};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::Instant,
@@ -14,17 +17,29 @@ use tokio::{
 use tokio_util::io::poll_read_buf;
 
 use super::{super::Broke, Framing, Leg};
+use crate::{splice::outbox::COPIED_MAX, transport::ReadsAhead};
 
-/// Read buffer of a busy connection: one full frame of ours, four TLS records, and what a socket gives at once.
-const BUSY_READ: usize = 64 * 1024;
+/// Largest read: beyond it, fewer system calls and wake-ups of the peers save little.
+pub(crate) const READ_MAX: usize = 128 * 1024;
 
-/// Read buffer of a connection that was quiet: most requests and answers fit, and ten thousand of them cost little.
-const QUIET_READ: usize = 4 * 1024;
+/// Read of a connection that was quiet, and the least that every connection has: most requests and answers fit, and ten
+/// thousand of them cost little.
+pub(super) const READ_MIN: usize = 4 * 1024;
+
+/// The next read after a full one is so many times larger.
+const GROWTH: usize = 4;
+
+/// How often the bytes of one read may lie in memory: as they came from the socket, decrypted, and encrypted again.
+const COPIES: usize = 3;
+
+/// What a read leaves free: bytes that arrive in the middle of a frame leave with a header of their own, which should not
+/// become a TLS record of its own behind full ones.
+const HEADROOM: usize = 64;
 
 /// What may wait undecoded in front of a pause: one header and one control frame.
-const RESIDUE_MAX: usize = HEADER_MAX + 125;
+const RESIDUE_MAX: usize = HEADER_MAX + CONTROL_MAX;
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
+impl<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin> Leg<IO> {
     /// Reads what there is, up to one buffer; ready when there is something to forward, the end included.
     pub(in crate::splice) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if std::mem::take(&mut self.fresh) {
@@ -34,21 +49,26 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
         while self.transport_end.is_none() {
             if got == 0 {
                 self.make_room();
-            } else if self.input.capacity() == self.input.len() {
+            } else if got == self.room {
                 break;
             }
-            match poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input) {
+            let mut input = (&mut self.input).limit(self.room - got);
+            match poll_read_buf(Pin::new(&mut self.io), cx, &mut input) {
                 Poll::Ready(Ok(0)) => self.transport_end = Some(Ok(())),
                 Poll::Ready(Ok(read)) => got += read,
                 Poll::Ready(Err(error)) => self.transport_end = Some(Err(error)),
                 Poll::Pending if got > 0 => break,
                 Poll::Pending => {
-                    self.release();
+                    self.rest();
                     return Poll::Pending;
                 }
             }
         }
-        self.busy = got >= QUIET_READ;
+        if got == self.room {
+            self.wanted = (self.wanted * GROWTH).min(READ_MAX);
+        } else if got < self.room / GROWTH {
+            self.wanted = (self.wanted / GROWTH).max(READ_MIN);
+        }
         if got == 0 && matches!(self.transport_end, Some(Err(_))) {
             let error = self.transport_end.replace(Ok(()));
             return Poll::Ready(error.unwrap_or(Ok(())));
@@ -56,29 +76,39 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
         Poll::Ready(Ok(()))
     }
 
-    /// Room for a whole read: where the last payload has left the buffer, it is used again from its front.
+    /// Makes room for one read. What was read before has left, so the lease is taken anew: under pressure it shrinks.
     fn make_room(&mut self) {
-        if self.busy && self.lease.is_none() {
-            self.lease = self.buffers.lease(BUSY_READ);
+        // What lies below TLS came with an earlier lease, and stays until it is asked for.
+        let held = self.io.held();
+        self.lease = None;
+        let lease = self.buffers.lease_between(COPIES * READ_MIN + held, COPIES * self.wanted + held);
+        let size = ((lease.bytes() - held) / COPIES).min(READ_MAX);
+        let room = size - HEADROOM;
+        self.lease = Some(lease);
+        self.io.read_ahead(if size > READ_MIN { size } else { 0 });
+        if room == self.room {
+            // The payload has left the buffer: it is used again from its front.
+            self.input.reserve(room);
+        } else {
+            let mut input = BytesMut::with_capacity(room + RESIDUE_MAX);
+            input.extend_from_slice(&self.input);
+            (self.input, self.room) = (input, room);
         }
-        self.input.reserve(if self.lease.is_some() { BUSY_READ } else { QUIET_READ });
     }
 
-    /// Nothing to read: an idle connection holds no buffer, but for the front of a frame's header.
-    fn release(&mut self) {
-        if self.input.is_empty() {
-            self.input = BytesMut::new();
-            self.lease = None;
-        } else if self.input.len() <= RESIDUE_MAX && self.input.capacity() > RESIDUE_MAX {
+    /// Nothing is on its way: no buffer is held, but for the front of a frame's header.
+    pub(in crate::splice) fn rest(&mut self) {
+        if self.lease.take().is_some() {
+            self.io.read_ahead(0);
             self.input = BytesMut::from(&self.input[..]);
-            self.lease = None;
+            self.room = 0;
         }
     }
 
     /// Decodes everything that was read and queues it for the other side. True when this direction has ended.
     pub(in crate::splice) fn forward<T>(&mut self, to: &mut Leg<T>, bytes: &mut u64) -> Result<bool, Broke>
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
     {
         match self.framing {
             Framing::Raw { .. } => self.forward_raw(to, bytes),
@@ -88,7 +118,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
 
     fn forward_raw<T>(&mut self, to: &mut Leg<T>, bytes: &mut u64) -> Result<bool, Broke>
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
     {
         if self.input.is_empty() {
             self.ended = true;
@@ -103,7 +133,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
 
     fn forward_frames<T>(&mut self, to: &mut Leg<T>, bytes: &mut u64) -> Result<bool, Broke>
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + ReadsAhead + Unpin,
     {
         while let Some((step, used)) = self.decoder.step(&mut self.input).map_err(Broke::Frame)? {
             match step {
@@ -115,13 +145,17 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
                     }
                 }
                 Step::Payload { message, last, .. } => {
-                    let payload = self.input.split_to(used);
                     if used > 0 {
                         self.allowance.earn();
                     }
                     *bytes += used as u64;
                     let opcode = std::mem::replace(&mut self.piece, Opcode::Continuation);
-                    to.put(opcode, message, last, payload).map_err(Broke::To)?;
+                    if used < COPIED_MAX {
+                        to.copy(opcode, message, last, &self.input[..used]).map_err(Broke::To)?;
+                        self.input.advance(used);
+                    } else {
+                        to.put(opcode, message, last, self.input.split_to(used)).map_err(Broke::To)?;
+                    }
                 }
                 Step::Control { opcode: Opcode::Close, at } => {
                     let payload = self.input.split_to(used);

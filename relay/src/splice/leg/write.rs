@@ -16,28 +16,45 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::io::poll_write_buf;
 
 use super::{super::Broke, Framing, Leg};
+use crate::transport::ReadsAhead;
 
-impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
-    /// Queues one piece of a message.
+impl<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin> Leg<IO> {
+    /// Queues one piece of a message as it lies.
     pub(super) fn put(&mut self, opcode: Opcode, message: Opcode, fin: bool, mut payload: BytesMut) -> io::Result<()> {
-        match self.framing {
-            Framing::Raw { skip_text } => {
-                if !(skip_text && message == Opcode::Text) {
-                    self.output.push(&[], payload);
-                }
-            }
-            Framing::WebSocket(_) => {
-                let key = self.key()?;
-                if let Some(key) = key {
-                    mask::apply(key, 0, &mut payload);
-                }
-                let mut header = [0; HEADER_MAX];
-                let len = Header { fin, opcode, mask: key, len: payload.len() as u64 }.encode(&mut header);
-                self.output.push(&header[..len], payload);
-                self.mid_message = !fin;
-            }
+        if let Some((header, len, key)) = self.head(opcode, message, fin, payload.len())? {
+            mask::apply(key, 0, &mut payload);
+            self.output.push(&header[..len], payload);
         }
         Ok(())
+    }
+
+    /// Queues a copy of one small piece of a message.
+    pub(super) fn copy(&mut self, opcode: Opcode, message: Opcode, fin: bool, payload: &[u8]) -> io::Result<()> {
+        if let Some((header, len, key)) = self.head(opcode, message, fin, payload.len())? {
+            self.output.copy(&header[..len], key, payload);
+        }
+        Ok(())
+    }
+
+    /// The header for a piece of this size, its length, and the key; none for a piece that the peer does not get.
+    fn head(
+        &mut self,
+        opcode: Opcode,
+        message: Opcode,
+        fin: bool,
+        size: usize,
+    ) -> io::Result<Option<([u8; HEADER_MAX], usize, [u8; 4])>> {
+        let mut header = [0; HEADER_MAX];
+        match self.framing {
+            Framing::Raw { skip_text: true } if message == Opcode::Text => Ok(None),
+            Framing::Raw { .. } => Ok(Some((header, 0, [0; 4]))),
+            Framing::WebSocket(_) => {
+                let mask = self.key()?;
+                let len = Header { fin, opcode, mask, len: size as u64 }.encode(&mut header);
+                self.mid_message = !fin;
+                Ok(Some((header, len, mask.unwrap_or_default())))
+            }
+        }
     }
 
     /// Ends our direction as the other side's peer ended its own.
@@ -108,7 +125,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Leg<IO> {
             let key = self.key()?;
             put_control(self.output.tail(), Opcode::Pong, &payload, key);
         } else if let Some(text) = self.notice.take() {
-            self.put(Opcode::Text, Opcode::Text, true, BytesMut::from(text.as_bytes()))?;
+            self.copy(Opcode::Text, Opcode::Text, true, text.as_bytes())?;
         }
         Ok(true)
     }
