@@ -160,7 +160,8 @@ impl Default for Tokens {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Memory for large reads of all connections together; default 512Mi. Beyond it connections go on with small reads.
+    /// Memory for bytes in flight on all connections together; default 512Mi. One hybrid connection has at most a third of
+    /// what is left; beyond it, reads become smaller, down to some 12 KiB for each direction in which bytes move.
     pub buffer_memory: Size,
     /// Unproven connections at a time in all; default 1024. More wait to be accepted. One address (IPv6: one /64) has a
     /// quarter for itself, and more while a quarter is free for others; beyond, its connections are closed at once.

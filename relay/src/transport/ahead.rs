@@ -177,7 +177,7 @@ mod tests {
     async fn bytes_come_in_order_however_far_it_reads_ahead() {
         let (near, mut far) = duplex(1 << 16);
         let mut ahead = Ahead::new(near);
-        let sent: Vec<u8> = (0..10_000_u32).map(|at| (at * 7 >> 2) as u8).collect();
+        let sent: Vec<u8> = (0..10_000_u32).map(|at| ((at * 7) >> 2) as u8).collect();
         far.write_all(&sent).await.unwrap();
         drop(far);
         let mut read = Vec::new();

@@ -84,7 +84,7 @@ rules:
   listen: {{ rights: [listen], keys: [{{ file: listen.key }}] }}
   send: {{ rights: [send], keys: [{{ file: send.key }}] }}
 entities:
-{entities}limits: {{ handshakes_per_address: 4096, handshakes: 4096, rendezvous: 4096 }}
+{entities}limits: {{ handshakes_per_address: 4096, handshakes: 16384, rendezvous: 4096, connections_per_address: 100000 }}
 admin: {{ address: 127.0.0.1:0 }}
 "
     )

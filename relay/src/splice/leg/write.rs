@@ -18,41 +18,48 @@ use tokio_util::io::poll_write_buf;
 use super::{super::Broke, Framing, Leg};
 use crate::transport::ReadsAhead;
 
+/// The front of a frame, and the key of what follows.
+struct Head {
+    header: [u8; HEADER_MAX],
+    len: usize,
+    key: [u8; 4],
+}
+
+impl Head {
+    fn header(&self) -> &[u8] {
+        &self.header[..self.len]
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin> Leg<IO> {
     /// Queues one piece of a message as it lies.
     pub(super) fn put(&mut self, opcode: Opcode, message: Opcode, fin: bool, mut payload: BytesMut) -> io::Result<()> {
-        if let Some((header, len, key)) = self.head(opcode, message, fin, payload.len())? {
-            mask::apply(key, 0, &mut payload);
-            self.output.push(&header[..len], payload);
+        if let Some(head) = self.head(opcode, message, fin, payload.len())? {
+            mask::apply(head.key, 0, &mut payload);
+            self.output.push(head.header(), payload);
         }
         Ok(())
     }
 
     /// Queues a copy of one small piece of a message.
     pub(super) fn copy(&mut self, opcode: Opcode, message: Opcode, fin: bool, payload: &[u8]) -> io::Result<()> {
-        if let Some((header, len, key)) = self.head(opcode, message, fin, payload.len())? {
-            self.output.copy(&header[..len], key, payload);
+        if let Some(head) = self.head(opcode, message, fin, payload.len())? {
+            self.output.copy(head.header(), head.key, payload);
         }
         Ok(())
     }
 
-    /// The header for a piece of this size, its length, and the key; none for a piece that the peer does not get.
-    fn head(
-        &mut self,
-        opcode: Opcode,
-        message: Opcode,
-        fin: bool,
-        size: usize,
-    ) -> io::Result<Option<([u8; HEADER_MAX], usize, [u8; 4])>> {
+    /// What goes in front of a piece of this size; nothing for a piece that the peer does not get.
+    fn head(&mut self, opcode: Opcode, message: Opcode, fin: bool, size: usize) -> io::Result<Option<Head>> {
         let mut header = [0; HEADER_MAX];
         match self.framing {
             Framing::Raw { skip_text: true } if message == Opcode::Text => Ok(None),
-            Framing::Raw { .. } => Ok(Some((header, 0, [0; 4]))),
+            Framing::Raw { .. } => Ok(Some(Head { header, len: 0, key: [0; 4] })),
             Framing::WebSocket(_) => {
                 let mask = self.key()?;
                 let len = Header { fin, opcode, mask, len: size as u64 }.encode(&mut header);
                 self.mid_message = !fin;
-                Ok(Some((header, len, mask.unwrap_or_default())))
+                Ok(Some(Head { header, len, key: mask.unwrap_or_default() }))
             }
         }
     }
