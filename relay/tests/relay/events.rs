@@ -10,7 +10,12 @@ async fn listener_from(relay: &Relay, source: &str) -> Control {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
     let stream = socket.connect(relay.address).await.unwrap();
-    let target = format!("/$hc/e?sb-hc-action=listen&sb-hc-id={source}");
+    listen_on(relay, stream, source).await
+}
+
+/// A listener on `e` on this connection.
+pub(crate) async fn listen_on(relay: &Relay, stream: tokio::net::TcpStream, id: &str) -> Control {
+    let target = format!("/$hc/e?sb-hc-action=listen&sb-hc-id={id}");
     let mut request = tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(format!(
         "ws://{}{target}",
         relay.address

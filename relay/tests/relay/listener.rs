@@ -89,13 +89,13 @@ pub(crate) async fn echo() -> (SocketAddr, tokio::task::JoinSet<()>) {
     (address, tasks)
 }
 
-struct Tls {
-    relay: Relay,
+pub(crate) struct Tls {
+    pub(crate) relay: Relay,
     ca: String,
     client: Arc<ClientConfig>,
 }
 
-async fn relay_with_tls() -> Tls {
+pub(crate) async fn relay_with_tls() -> Tls {
     let authority = Authority::generate("test", Duration::from_secs(3600)).unwrap();
     let leaf = authority
         .issue(&LeafRequest {

@@ -185,18 +185,12 @@ impl Relay {
 
     /// A handshake in raw text; gives the answer's status line, its head, and the connection.
     pub(crate) async fn raw(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut head = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n");
-        let upgrade = [
-            ("Connection", "Upgrade"),
-            ("Upgrade", "websocket"),
-            ("Sec-WebSocket-Version", "13"),
-            ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
-        ];
-        let own = upgrade.iter().filter(|(name, _)| headers.iter().all(|(other, _)| other != name));
-        for (name, value) in own.chain(headers) {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
+        self.send_raw(head(target, headers).as_bytes()).await
+    }
+
+    /// The same, and `Host` is only what `headers` say.
+    pub(crate) async fn raw_without_host(&self, target: &str, headers: &[(&str, &str)]) -> Answer {
+        let head = head(target, headers).replacen("Host: 127.0.0.1\r\n", "", 1);
         self.send_raw(head.as_bytes()).await
     }
 
@@ -213,6 +207,22 @@ impl Relay {
         let _ = stream.write_all(bytes).await;
         Answer::read(stream).await
     }
+}
+
+/// The head of an upgrade.
+fn head(target: &str, headers: &[(&str, &str)]) -> String {
+    let mut head = format!("GET {target} HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    let upgrade = [
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+    ];
+    let own = upgrade.iter().filter(|(name, _)| headers.iter().all(|(other, _)| other != name));
+    for (name, value) in own.chain(headers) {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head + "\r\n"
 }
 
 /// What came back to a raw request.
