@@ -312,3 +312,22 @@ async fn a_flood_of_pings_is_refused() {
     a.read_to_end(&mut told).await.unwrap();
     assert_eq!(&messages(&told).1.unwrap()[..2], 1008_u16.to_be_bytes());
 }
+
+#[tokio::test]
+async fn a_server_that_masks_is_refused_where_we_are_the_client() {
+    let (mut splice, mut a, b) = spliced(Framing::WebSocket(Role::Client), Framing::Raw { skip_text: true }, 1024);
+    let mut wire = Vec::new();
+    put_frame(&mut wire, true, Opcode::Binary, b"masked");
+    a.write_all(&wire).await.unwrap();
+    let end = splice.run(signals(), |_, _| {}).await;
+    assert!(matches!(end, End::Broken(Side::A, DecodeError::Masked)), "{end:?}");
+    drop((splice, b));
+    let mut told = Vec::new();
+    a.read_to_end(&mut told).await.unwrap();
+    let Some(Event::Control { opcode: Opcode::Close, payload }) =
+        Decoder::new(Role::Server).next(&mut BytesMut::from(&told[..])).unwrap()
+    else {
+        panic!("no Close: {told:?}")
+    };
+    assert_eq!(payload[..2], 1002_u16.to_be_bytes());
+}

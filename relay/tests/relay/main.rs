@@ -24,3 +24,4 @@ mod storm;
 mod support;
 mod tokens;
 mod unresponsive;
+mod websocket_conformance;
