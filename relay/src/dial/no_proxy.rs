@@ -5,6 +5,8 @@
 //! a proxy names are not ours to resolve; `*` covers everything; `:port` narrows any of them. Loopback is always covered.
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 /// Most entries. Every dial looks at all of them.
 const ENTRIES_MAX: usize = 1024;
 
@@ -25,8 +27,7 @@ enum What {
     All,
     /// Lower-case, no dot at either end.
     Name(String),
-    /// A network, as its address and the length of its prefix.
-    Network(IpAddr, u8),
+    Network(IpNet),
 }
 
 impl NoProxy {
@@ -64,7 +65,7 @@ impl NoProxy {
 impl Entry {
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        if let Ok(what) = network(text) {
+        if let Some(what) = network(text) {
             return Some(Self { what, port: None });
         }
         let (text, port) = match text.rsplit_once(':') {
@@ -76,7 +77,7 @@ impl Entry {
         if text == "*" {
             return Some(Self { what: What::All, port });
         }
-        if let Ok(what) = network(bare) {
+        if let Some(what) = network(bare) {
             return Some(Self { what, port });
         }
         let name = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')).unwrap_or(text).trim_end_matches('.');
@@ -94,40 +95,15 @@ impl Entry {
                 address.is_none()
                     && host.strip_suffix(name.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'))
             }
-            What::Network(network, prefix) => address.is_some_and(|address| contains(*network, *prefix, address)),
+            What::Network(network) => address.is_some_and(|address| network.contains(&address)),
         }
     }
 }
 
 /// An address or a CIDR range.
-fn network(text: &str) -> Result<What, ()> {
-    let (address, prefix) = match text.split_once('/') {
-        Some((address, prefix)) => (address, Some(prefix)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| ())?;
-    let bits = if address.is_ipv4() { 32 } else { 128 };
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    let prefix = match prefix {
-        None => bits,
-        Some(prefix) if is_number(prefix) => prefix.parse().ok().filter(|prefix| *prefix <= bits).ok_or(())?,
-        Some(_) => return Err(()),
-    };
-    Ok(What::Network(address, prefix))
-}
-
-fn contains(network: IpAddr, prefix: u8, address: IpAddr) -> bool {
-    match (network, address) {
-        (IpAddr::V4(network), IpAddr::V4(address)) => {
-            let shift = 32 - u32::from(prefix);
-            (u32::from(network) ^ u32::from(address)).checked_shr(shift).unwrap_or(0) == 0
-        }
-        (IpAddr::V6(network), IpAddr::V6(address)) => {
-            let shift = 128 - u32::from(prefix);
-            (u128::from(network) ^ u128::from(address)).checked_shr(shift).unwrap_or(0) == 0
-        }
-        _ => false,
-    }
+fn network(text: &str) -> Option<What> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.ok().or_else(|| text.parse().ok()).map(What::Network)
 }
 
 #[cfg(test)]
