@@ -3,6 +3,7 @@
 //! [`serve`] is dialled by both others; [`listen`] and [`sender`] dial it, or Azure Relay, which speaks the same
 //! protocol, straight or through a proxy ([`dial`]). What the relay and the listener have in common is the hot path, [`splice`].
 
+pub mod check;
 pub mod dial;
 mod farewell;
 pub mod listen;

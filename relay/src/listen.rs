@@ -15,7 +15,7 @@ mod knock;
 mod limits;
 mod listener;
 mod metrics;
-mod permit;
+pub(crate) mod permit;
 mod ready;
 mod rendezvous;
 

@@ -21,6 +21,8 @@ enum Command {
     Serve(CommonArgs),
     /// Run the cluster side: hold control channels to relays and hand each rendezvous to a local target
     Listen(CommonArgs),
+    /// Check the way to a relay, from the name to a round trip, and what the credential may do
+    Check(relay::check::Args),
     /// Mint a shared access signature to standard output
     Token(relay::token::Args),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
             };
             run(&program, &args, relay::listen::start)
         }
+        Command::Check(args) => relay::check::run(&args),
         Command::Token(args) => token(&args),
     }
 }

@@ -246,21 +246,39 @@ pub(crate) async fn upgrade(
     headers: HeaderMap,
     protocols: &[&str],
 ) -> Result<handshake::Upgraded<Transport>, DialError> {
+    shake(secure(carrier, address, tls).await?, address, target, headers, protocols).await
+}
+
+/// TLS, where the address asks for it.
+pub(crate) async fn secure(
+    carrier: Carrier,
+    address: &Address,
+    tls: &Arc<ClientConfig>,
+) -> Result<Transport, DialError> {
+    if !address.tls {
+        return Ok(Link::Tcp(carrier));
+    }
     let authority = address.authority();
-    let io = if address.tls {
-        let failed = |source| DialError::Tls { authority: authority.clone(), source };
-        let name = ServerName::try_from(address.host.clone())
-            .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-        match TlsConnector::from(tls.clone()).connect(name, carrier).await {
-            Ok(stream) => Link::Tls(Box::new(stream)),
-            Err(source) if is_untrusted(&source) => return Err(DialError::Untrusted { authority, source }),
-            Err(source) => return Err(failed(source)),
-        }
-    } else {
-        Link::Tcp(carrier)
-    };
+    let failed = |source| DialError::Tls { authority: authority.clone(), source };
+    let name = ServerName::try_from(address.host.clone())
+        .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
+    match TlsConnector::from(tls.clone()).connect(name, carrier).await {
+        Ok(stream) => Ok(Link::Tls(Box::new(stream))),
+        Err(source) if is_untrusted(&source) => Err(DialError::Untrusted { authority, source }),
+        Err(source) => Err(failed(source)),
+    }
+}
+
+/// The upgrade.
+pub(crate) async fn shake(
+    io: Transport,
+    address: &Address,
+    target: &str,
+    headers: HeaderMap,
+    protocols: &[&str],
+) -> Result<handshake::Upgraded<Transport>, DialError> {
     let scheme = if address.tls { "wss" } else { "ws" };
-    let uri = format!("{scheme}://{authority}{target}")
+    let uri = format!("{scheme}://{}{target}", address.authority())
         .parse::<Uri>()
         .map_err(|error| handshake::UpgradeError::Request(error.into()))?;
     Ok(handshake::client(io, &uri, headers, protocols).await?)

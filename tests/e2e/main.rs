@@ -6,6 +6,7 @@
 
 mod bad_input;
 mod bulk;
+mod check;
 mod clients;
 mod cold_start;
 mod command_line;

@@ -191,3 +191,31 @@ async fn loopback_is_never_asked_of_a_proxy() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_check_goes_through_the_proxy_and_says_what_it_wants() {
+    within(LIMIT, async {
+        let hidden = Hidden::new().await;
+        let squid = Squid::asking(&hidden.hosts()).await;
+        let section = hidden.proxy_section(&squid, PASSWORD);
+        hidden.site.append("listener.yaml", &section);
+        let check = async || {
+            let relay = tokio::process::Command::new(programs::program("relay"))
+                .args(["check", "-c", "listener.yaml"])
+                .current_dir(hidden.site.path())
+                .kill_on_drop(true)
+                .output();
+            let output = relay.await.unwrap();
+            (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let (code, told) = check().await;
+        assert_eq!(code, Some(0), "{told}");
+        assert!(told.contains(&format!("ok    proxy      http://{} CONNECT allowed", squid.address)), "{told}");
+        assert!(told.contains("ok    round trip"), "{told}");
+        hidden.site.write("proxy.password", "not-the-password");
+        let (code, told) = check().await;
+        assert_eq!(code, Some(1), "{told}");
+        assert!(told.contains("fail  proxy") && told.contains("R105: "), "{told}");
+    })
+    .await;
+}

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use http::Uri;
 use proto::hybrid::address::{Target, segments};
 
-pub(super) use self::class::may_dial;
+pub(crate) use self::class::may_dial;
 use crate::sender::Address;
 
 /// Why a rendezvous address is not dialled.

@@ -149,6 +149,30 @@ impl Credential {
         }
     }
 
+    /// A token made at once from a rule's key, or a fixed one, for another hybrid connection of the same relay; to learn
+    /// how far a credential of `address` goes. Tokens of an issuer do not say where they are good.
+    pub(crate) fn mint_elsewhere(&self, address: &Address, elsewhere: &Address) -> Option<Minted> {
+        let login = match &self.kind {
+            Kind::Rule { rule, key } => JoinLogin::Key { rule: rule.clone(), key: key.read().ok()? },
+            Kind::Signature { token, expires } => JoinLogin::Signature { token: token.clone(), expires: *expires },
+            Kind::Join(file) => file.read_for(address).ok()?,
+            Kind::Source(_) => return None,
+        };
+        Some(match login {
+            JoinLogin::Key { rule, key } => self.sign(elsewhere, &rule, &key),
+            JoinLogin::Signature { token, expires } => Minted { secret: token, expires },
+        })
+    }
+
+    /// Whether it is one token that nothing renews.
+    pub(crate) fn is_fixed(&self, address: &Address) -> bool {
+        match &self.kind {
+            Kind::Rule { .. } | Kind::Source(_) => false,
+            Kind::Signature { .. } => true,
+            Kind::Join(file) => matches!(file.read_for(address), Ok(JoinLogin::Signature { .. })),
+        }
+    }
+
     fn sign(&self, address: &Address, rule: &str, key: &Secret) -> Minted {
         let expires = self.clock.now() + TOKEN_LIFE;
         Minted { secret: sas::mint(&address.resource(), rule, key, expires), expires }

@@ -91,7 +91,7 @@ pub(crate) async fn echo() -> (SocketAddr, tokio::task::JoinSet<()>) {
 
 pub(crate) struct Tls {
     pub(crate) relay: Relay,
-    ca: String,
+    pub(crate) ca: String,
     client: Arc<ClientConfig>,
 }
 

@@ -1,6 +1,7 @@
 //! What the relay, the listener and the sender do, seen by foreign WebSocket clients over real sockets.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod check;
 mod conformance_websocket;
 mod control;
 mod events;

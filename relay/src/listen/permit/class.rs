@@ -13,7 +13,7 @@ const METADATA: [IpAddr; 6] = [
 
 /// Whether a resolved address may be dialled, given where the control channel's peer is. Behind a proxy that is unknown,
 /// and then only what is public may be dialled past the proxy.
-pub(in crate::listen) fn may_dial(address: IpAddr, control: Option<IpAddr>) -> bool {
+pub(crate) fn may_dial(address: IpAddr, control: Option<IpAddr>) -> bool {
     let (address, control) = (embedded(address), control.map(embedded).map_or(Class::Public, class));
     if METADATA.contains(&address) {
         return false;

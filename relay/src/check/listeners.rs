@@ -1,0 +1,59 @@
+//! How many listen, as the relay's description of the hybrid connection says. It is read as the .NET SDK reads it; most
+//! credentials of one right may not, and then there is nothing to tell.
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::time::timeout;
+
+use super::{
+    Finding, Stage,
+    probe::{Probe, STEP},
+};
+use crate::sender::{self, Minted};
+
+/// Largest description that is read.
+const DESCRIPTION_MAX: usize = 64 * 1024;
+
+/// Counts the listeners besides `ours`.
+pub(super) async fn count(probe: &Probe<'_>, token: &Minted, ours: usize) -> Option<Finding> {
+    let text = timeout(STEP, describe(probe, token)).await.ok()??;
+    let count: usize = between(&text, "<ListenerCount>", "<")?.trim().parse().ok()?;
+    let others = count.saturating_sub(ours);
+    let text = match others {
+        1 => "1 listener is connected".to_owned(),
+        others => format!("{others} listeners are connected"),
+    };
+    Some(Finding::ok(Stage::Listeners, if ours > 0 { format!("{text} besides this check") } else { text }))
+}
+
+async fn describe(probe: &Probe<'_>, token: &Minted) -> Option<String> {
+    let address = probe.address;
+    let carrier = probe.dialer.connect(&address.host, address.port).await.ok()?;
+    let io = sender::secure(carrier, address, &probe.tls).await.ok()?;
+    let (mut asking, connection) = http1::handshake(TokioIo::new(io)).await.ok()?;
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri(format!("/{}?api-version=2016-07", address.path))
+        .header(header::HOST, address.authority())
+        .header("X-PROCESS-AT", "ServiceBus")
+        .header(header::AUTHORIZATION, token.secret.header("")?)
+        .body(Empty::<Bytes>::new())
+        .ok()?;
+    let answered = async {
+        let answer = asking.send_request(request).await.ok().filter(|answer| answer.status().is_success())?;
+        let body = Limited::new(answer.into_body(), DESCRIPTION_MAX).collect().await.ok()?.to_bytes();
+        Some(String::from_utf8_lossy(&body).into_owned())
+    };
+    tokio::select! {
+        biased;
+        text = answered => text,
+        _ = connection => None,
+    }
+}
+
+fn between<'a>(text: &'a str, start: &str, end: &str) -> Option<&'a str> {
+    let (_, rest) = text.split_once(start)?;
+    rest.split_once(end).map(|(value, _)| value)
+}
