@@ -1,7 +1,8 @@
 //! One module per target, each with `run`, which takes any bytes and panics only if a promise is broken, and `seeds`,
-//! inputs that reach deep. The libFuzzer binaries in `fuzz_targets/` and the smokes in `tests/fuzz_smoke.rs` of `proto` and
-//! `identity` call the same functions.
+//! inputs that reach deep. The libFuzzer binaries in `fuzz_targets/` and the smokes in `tests/fuzz_smoke.rs` of `proto`,
+//! `identity` and `relay` call the same functions.
 
+pub mod http_head;
 pub mod hybrid;
 pub mod jwt;
 pub mod sas;
