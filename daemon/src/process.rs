@@ -18,9 +18,11 @@ use crate::{
     shutdown::Shutdown,
 };
 
+mod protect;
 mod signals;
 mod supervise;
 
+pub use protect::protect;
 pub use signals::terminated;
 
 /// Default of `grace:`. Kubernetes sends SIGKILL 30 s after SIGTERM unless told otherwise.

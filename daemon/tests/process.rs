@@ -28,7 +28,7 @@ struct Config {
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum Mode {
-    /// Drains at once.
+    /// Drains at once, and says whether it can be dumped.
     Idle,
     /// Holds a task until it is forced.
     Busy,
@@ -60,7 +60,11 @@ impl StartFailure for StartError {
 
 async fn start(config: Loaded<Config>, context: Context) -> Result<(), StartError> {
     match config.values.mode {
-        Mode::Idle => Ok(()),
+        Mode::Idle => {
+            let dumpable = rustix::process::dumpable_behavior().map(|behavior| format!("{behavior:?}"));
+            tracing::info!(?dumpable, "memory");
+            Ok(())
+        }
         Mode::Busy => {
             let shutdown = context.shutdown.clone();
             context.shutdown.spawn(async move { shutdown.forced().await });
@@ -86,6 +90,7 @@ struct Cli {
 #[ignore = "a program for the tests beside it, not a test"]
 fn program() {
     let Ok(args) = std::env::var(ARGS) else { return };
+    process::protect();
     let cli = Cli::parse_from(std::iter::once("tiny").chain(args.split(' ')));
     let program = Program { name: "tiny", metrics: "causeway_tiny", admin_port: 0, threads: Threads::One };
     let ended = process::run(&program, &cli.common, start);
@@ -152,6 +157,20 @@ fn sigterm_drains_and_exits_with_0() {
     assert_eq!(code, 0, "{errors}");
     assert!(errors.contains("everything was finished"), "{errors}");
     assert!(errors.contains("RUST_LOG is set and not read"), "{errors}");
+}
+
+#[test]
+fn memory_is_neither_dumped_nor_shown_to_a_neighbour() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut running = spawn(folder.path(), "mode: idle\n", "");
+    let line = running.until("\"memory\"");
+    assert!(line.contains("NotDumpable"), "{line}");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.child.id())).unwrap();
+    let core: Vec<&str> =
+        limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
+    assert_eq!(core[4..], ["0", "0", "bytes"]);
+    running.signal("TERM");
+    assert_eq!(running.end().0, 0);
 }
 
 #[test]

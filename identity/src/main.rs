@@ -30,6 +30,7 @@ const SIDECAR: Program =
     Program { name: "identity sidecar", metrics: "causeway_sidecar", admin_port: 40346, threads: Threads::One };
 
 fn main() -> ExitCode {
+    daemon::process::protect();
     tls::install_provider();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

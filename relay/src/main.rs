@@ -28,6 +28,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    daemon::process::protect();
     identity::tls::install_provider();
     match Cli::parse().command {
         Command::Serve(args) => {

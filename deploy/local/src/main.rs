@@ -54,6 +54,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    daemon::process::protect();
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
