@@ -154,6 +154,17 @@ pub(crate) fn load_program<T: DeserializeOwned + Validate>(
     Ok(LoadedProgram { settings, loaded: Loaded { values, base: base_of(path), path: path.to_owned() }, tree })
 }
 
+/// A program's own keys as they stand in its file now, with what was laid over them at start: for a component that follows
+/// its configuration. The sections that every program has are not looked at.
+pub fn load_again<T: DeserializeOwned + Validate>(
+    path: &Path,
+    overrides: &Overrides,
+) -> Result<Loaded<T>, ConfigError> {
+    let (_, own) = merged(path, overrides)?.split(&Settings::KEYS);
+    let values = typed_and_valid(&own, path, &Settings::KEYS)?;
+    Ok(Loaded { values, base: base_of(path), path: path.to_owned() })
+}
+
 /// The common sections of a program's file alone.
 pub(crate) fn load_settings(path: &Path, overrides: &Overrides) -> Result<Settings, ConfigError> {
     let (common, _) = merged(path, overrides)?.split(&Settings::KEYS);

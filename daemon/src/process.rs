@@ -43,6 +43,8 @@ pub struct Context {
     pub status: StatusBoard,
     /// What `/events` tells.
     pub events: Events,
+    /// What is laid over the configuration file, for whoever reads it again.
+    pub overrides: Overrides,
 }
 
 impl Context {
@@ -55,6 +57,7 @@ impl Context {
             readiness: Readiness::default(),
             status: StatusBoard::default(),
             events: Events::new(),
+            overrides: Overrides::default(),
         }
     }
 }

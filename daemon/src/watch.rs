@@ -19,6 +19,10 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
+mod places;
+
+pub use self::places::Places;
+
 /// Largest file that is followed. Certificates, keys, policies and key sets are kilobytes; anything above this is a
 /// mistake that must not fill memory.
 pub const FILE_MAX: u64 = 1024 * 1024;
@@ -78,10 +82,7 @@ impl Follower {
         if self.publish.is_closed() {
             return false;
         }
-        if self.notifications.recv_timeout(self.poll).is_ok() {
-            let latest = Instant::now() + QUIET_MAX;
-            while Instant::now() < latest && self.notifications.recv_timeout(QUIET).is_ok() {}
-        }
+        pause(&self.notifications, self.poll);
         !self.publish.is_closed()
     }
 
@@ -97,6 +98,14 @@ impl Follower {
             }
             changed
         });
+    }
+}
+
+/// Until a notification and the quiet after it, or for as long as `poll`.
+fn pause(notifications: &mpsc::Receiver<()>, poll: Duration) {
+    if notifications.recv_timeout(poll).is_ok() {
+        let latest = Instant::now() + QUIET_MAX;
+        while Instant::now() < latest && notifications.recv_timeout(QUIET).is_ok() {}
     }
 }
 

@@ -53,7 +53,7 @@ where
         }
     };
     info!(program = program.name, version = env!("CARGO_PKG_VERSION"), config = %follow.path.display(), "starting");
-    let context = Context::new(program.metrics);
+    let context = Context { overrides: follow.overrides.clone(), ..Context::new(program.metrics) };
     // What observes the process outlives what it does.
     let mut observers = JoinSet::new();
     for address in settings.admin.addresses(program.admin_port) {

@@ -108,3 +108,64 @@ async fn the_thread_ends_with_its_last_receiver() {
     // Returns instead of looking for ever.
     tokio::task::spawn_blocking(move || follower.run(&mut files)).await.unwrap();
 }
+
+async fn changed(places: &mut Places) {
+    tokio::time::timeout(PATIENCE, places.changed()).await.expect("the change is seen");
+}
+
+#[tokio::test]
+async fn changes_of_files_and_folders_that_are_exchanged_meanwhile_are_seen() {
+    for (poll, notified) in [NOTIFIED, POLLED] {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, entities) = (folder.path().join("relay.yaml"), folder.path().join("entities.d"));
+        fs::write(&file, "one").unwrap();
+        fs::create_dir(&entities).unwrap();
+        let mut places = Places::start_with(poll, notified).unwrap();
+        places.follow([file.clone(), entities.clone()].into());
+        changed(&mut places).await;
+        fs::write(&file, "two").unwrap();
+        changed(&mut places).await;
+        fs::write(entities.join("a.yaml"), "").unwrap();
+        changed(&mut places).await;
+        // The new file counts once it is followed, and so does one that is not there yet.
+        let (inside, missing) = (entities.join("a.yaml"), folder.path().join("missing.key"));
+        places.follow([file.clone(), entities.clone(), inside.clone(), missing.clone()].into());
+        changed(&mut places).await;
+        fs::write(&inside, "more").unwrap();
+        changed(&mut places).await;
+        fs::write(&missing, "key").unwrap();
+        changed(&mut places).await;
+        fs::remove_file(&inside).unwrap();
+        changed(&mut places).await;
+    }
+}
+
+#[tokio::test]
+async fn a_second_change_within_the_step_of_the_clock_is_not_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("key");
+    fs::write(&file, "one").unwrap();
+    let mut places = Places::start_with(Duration::from_millis(10), false).unwrap();
+    places.follow([file.clone()].into());
+    changed(&mut places).await;
+    // Same length, same time, same file: nothing but the content differs.
+    let time = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, "two").unwrap();
+    fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    changed(&mut places).await;
+}
+
+#[tokio::test]
+async fn what_rests_is_told_once_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("old");
+    fs::write(&file, "one").unwrap();
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().write(true).open(&file).unwrap().set_modified(hour_ago).unwrap();
+    let mut places = Places::start_with(Duration::from_millis(5), false).unwrap();
+    places.follow([file.clone()].into());
+    changed(&mut places).await;
+    // A hundred polls and no change among them.
+    let quiet = tokio::time::timeout(Duration::from_millis(500), places.changed()).await;
+    assert!(quiet.is_err(), "told again though nothing changed");
+}
