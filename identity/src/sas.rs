@@ -101,6 +101,12 @@ impl Rule {
         self.keys.iter().any(|key| KeyPrint::of(key) == *print)
     }
 
+    /// Whether both allow the same to the same keys.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let prints = |rule: &Self| rule.keys.iter().map(KeyPrint::of).collect::<Vec<_>>();
+        self.name == other.name && self.rights == other.rights && prints(self) == prints(other)
+    }
+
     /// Refuses what no configuration should hold: keys under 128 bits (counted as six bits a character, which is what
     /// base64 carries), more than two keys, names that no token can carry.
     pub fn check_strength(&self) -> Result<(), RuleError> {

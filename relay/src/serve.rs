@@ -18,9 +18,11 @@ mod events;
 mod listeners;
 mod meet;
 mod metrics;
+mod plan;
 mod rate;
 mod record;
 pub mod refusal;
+mod reload;
 mod rendezvous;
 mod route;
 mod seen;
@@ -30,7 +32,7 @@ mod stay;
 mod storm;
 mod upgrade;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use daemon::{
@@ -50,8 +52,16 @@ pub use self::config::{
     Config, EntityConfig, EntityLimits, GrantConfig, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
 };
 use self::{
-    entities::Namespace, events::Teller, listeners::Listener, metrics::RelayMetrics, rendezvous::Table,
-    share::WaitingRoom, sources::Sources, storm::Offenders,
+    entities::{Ground, Namespace},
+    events::Teller,
+    listeners::Listener,
+    metrics::RelayMetrics,
+    plan::Plan,
+    reload::{Configuration, Follower},
+    rendezvous::Table,
+    share::WaitingRoom,
+    sources::Sources,
+    storm::Offenders,
 };
 use crate::splice::Buffers;
 
@@ -108,6 +118,7 @@ pub(crate) struct Relay {
     buffers: Buffers,
     accept_timeout: Duration,
     clock: SharedClock,
+    configuration: Configuration,
     teller: Teller,
     offenders: Offenders,
     shutdown: Shutdown,
@@ -124,12 +135,15 @@ impl Relay {
 /// Starts a relay; its tasks belong to `context.shutdown`.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let guard = context.readiness.guard("relay");
-    let Loaded { values, base, path } = config;
+    let Loaded { values, base, path } = &config;
     let metrics = RelayMetrics::register(&context.metrics);
     let buffers = Buffers::new(usize::try_from(values.limits.buffer_memory.0).unwrap_or(usize::MAX));
     let (clock, shutdown) = (context.clock.clone(), &context.shutdown);
-    let authenticators = Arc::new(Authenticators::start(&values.authenticators, &base, clock, shutdown).await?);
-    let namespace = Namespace::open(&values, &base, &path, &authenticators, &metrics, &buffers)?;
+    let authenticators = Arc::new(Authenticators::start(&values.authenticators, base, clock, shutdown).await?);
+    let mut places = BTreeSet::new();
+    let plan = Plan::read(&config, &mut places)?;
+    let ground = Ground { generation: 1, authenticators, metrics: &metrics, buffers: &buffers };
+    let namespace = Namespace::build(&plan, &values.namespace, &ground, None);
     let relay = Arc::new(Relay {
         namespace: ArcSwap::from_pointee(namespace),
         table: Table::default(),
@@ -137,6 +151,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         buffers,
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),
+        configuration: Configuration::new(path, 1, context.clock.now()),
         teller: Teller::new(&context.events),
         offenders: Offenders::default(),
         shutdown: context.shutdown.clone(),
@@ -146,7 +161,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let mut doors = Vec::new();
     for listen in &values.listen {
         let tls = match &listen.tls {
-            Some(files) => Some(ServerTls::start(files, &base, ALPN, &context.shutdown)?),
+            Some(files) => Some(ServerTls::start(files, base, ALPN, &context.shutdown)?),
             None => None,
         };
         let bound =
@@ -161,6 +176,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         context.shutdown.spawn(door.run());
     }
     show(&context, &relay);
+    let follower = Follower { relay, context: context.clone(), started: config, plan, places };
+    context.shutdown.spawn(follower.run());
     guard.ready();
     Ok(Running { addresses })
 }
@@ -180,6 +197,7 @@ fn show(context: &Context, relay: &Arc<Relay>) {
             .collect();
         serde_json::json!({
             "namespace": namespace.host,
+            "configuration": relay.configuration.shown(),
             "waiting_senders": relay.table.len(),
             "buffer_memory": relay.buffers.used(),
             "entities": entities,

@@ -22,7 +22,7 @@ use super::{TlsError, add_root, pem, protocols, provider};
 use crate::secret::Secret;
 
 /// `tls: { cert: …, key: { file: … }, client_ca: … }`.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServerFiles {
     /// PEM chain, leaf first.

@@ -161,6 +161,7 @@ pub(crate) async fn check(relay: &Relay, entity: Option<&Entity>, ask: Ask<'_>) 
     let Ask { peer, need, .. } = ask;
     let grant = |holder, until, basis| Grant { holder, generation: permits.generation, until, need, peer, basis };
     if need == Need::Send && settings.as_ref().is_some_and(|settings| settings.anonymous_senders) {
+        enabled(settings.as_deref())?;
         return Ok(grant("anonymous".to_owned(), None, Basis::Anonymous));
     }
     let token = ask.token.filter(|token| !token.is_empty()).ok_or(Refusal::TokenMissing)?;
@@ -183,9 +184,14 @@ pub(crate) async fn check(relay: &Relay, entity: Option<&Entity>, ask: Ask<'_>) 
         return Err(Refusal::TokenLife);
     }
     need.met_by(rights)?;
-    // Only who has proven to be one of this entity's own learns that it is pinned.
+    // Only who has proven to be one of this entity's own learns that it is disabled or pinned.
+    enabled(settings.as_deref())?;
     settings.as_ref().map_or(Ok(()), |settings| need.may_come_from(peer, settings))?;
     Ok(grant(holder, Some(expires + permits.grace), basis))
+}
+
+fn enabled(settings: Option<&Settings>) -> Result<(), Refusal> {
+    if settings.is_none_or(|settings| settings.enabled) { Ok(()) } else { Err(Refusal::EntityDisabled) }
 }
 
 impl Permits {

@@ -1,15 +1,19 @@
 //! `relay.yaml`.
+mod folder;
 mod grants;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use daemon::config::{Ranges, SecretRef, Size, Span, Validate};
 use identity::{jwt::AuthenticatorConfig, sas::Rights, tls::ServerFiles};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-pub(crate) use self::grants::check_grants;
 pub use self::grants::{GrantConfig, WhoConfig};
+pub(crate) use self::{
+    folder::{At, written},
+    grants::check_grants,
+};
 
 /// Longest entity name, as on Azure.
 const NAME_MAX: usize = 260;
@@ -35,8 +39,13 @@ pub struct Config {
     /// What holders of JWTs may do in the whole namespace; default nothing. Each entity should have its own instead.
     #[serde(default)]
     pub grants: Vec<GrantConfig>,
-    /// The hybrid connections, by name.
+    /// The hybrid connections, by name; default none but those of `entities_from`.
+    #[serde(default)]
     pub entities: BTreeMap<String, EntityConfig>,
+    /// Folder with one YAML file per hybrid connection, for fleets; default none. Files that begin with a dot, or do not
+    /// end in `.yaml` or `.yml`, are passed over. Paths in a file start at that file.
+    #[serde(default)]
+    pub entities_from: Option<PathBuf>,
     /// What tokens are accepted.
     #[serde(default)]
     pub tokens: Tokens,
@@ -46,7 +55,7 @@ pub struct Config {
 }
 
 /// One address to listen on.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listen {
     /// Address and port; port 0 lets the kernel choose.
@@ -56,10 +65,16 @@ pub struct Listen {
     pub tls: Option<ServerFiles>,
 }
 
-/// A hybrid connection.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+/// A hybrid connection: a value of `entities`, or a file of `entities_from`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EntityConfig {
+    /// Its name, in a file of `entities_from` only; default the name of the file. A name with a `/` needs it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Whether it is served; default true. Disabling it closes everything in it at once.
+    #[serde(default = "yes")]
+    pub enabled: bool,
     /// What senders may be; default `websocket`.
     #[serde(default)]
     pub kind: Kind,
@@ -81,6 +96,10 @@ pub struct EntityConfig {
     pub limits: EntityLimits,
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// Which senders a hybrid connection has.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -91,7 +110,7 @@ pub enum Kind {
 }
 
 /// A shared access rule.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RuleConfig {
     /// What a token of this rule may do.
@@ -119,7 +138,7 @@ pub(crate) fn rights(list: &[Right]) -> Rights {
 }
 
 /// Bounds of one hybrid connection.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntityLimits {
     /// Listeners at a time; default 25, as on Azure.
@@ -140,7 +159,7 @@ impl Default for EntityLimits {
 }
 
 /// What tokens are accepted.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tokens {
     /// Longest life a token may have left, shared access signature or JWT; default 24h.
@@ -157,7 +176,7 @@ impl Default for Tokens {
 }
 
 /// Bounds for everybody together.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Memory for bytes in flight on all connections together; default 512Mi. One hybrid connection has at most a third of
@@ -203,9 +222,15 @@ impl Validate for Config {
             return fail("listen", "names no address; write at least one, such as `- address: 127.0.0.1:9443`");
         }
         for (index, listen) in self.listen.iter().enumerate() {
+            if listen.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()) {
+                return fail(
+                    &format!("listen[{index}].tls.client_ca"),
+                    "is not used here: listeners and senders prove themselves by tokens",
+                );
+            }
             if listen.tls.is_none() && !listen.address.ip().is_loopback() {
                 return fail(
-                    &format!("listen.{index}.tls"),
+                    &format!("listen[{index}].tls"),
                     "is missing; tokens must not travel in the clear, so without TLS the address must be loopback",
                 );
             }
@@ -219,9 +244,11 @@ impl Validate for Config {
         for (name, entity) in &self.entities {
             let key = format!("entities.{name}");
             check_name(&key, name)?;
-            check_rules(&format!("{key}.rules"), &entity.rules)?;
+            if entity.name.is_some() {
+                return fail(&format!("{key}.name"), "is for files of entities_from; here the key is the name");
+            }
+            entity.check(&format!("{key}."))?;
             check_grants(&format!("{key}.grants"), &entity.grants, &self.authenticators)?;
-            check_entity(&key, entity)?;
         }
         for (key, value) in [
             ("limits.handshakes_per_address", self.limits.handshakes_per_address),
@@ -238,8 +265,18 @@ impl Validate for Config {
     }
 }
 
+/// A file of `entities_from`. Its grants are checked where the authenticators are known.
+impl Validate for EntityConfig {
+    fn validate(&self) -> Problem {
+        if let Some(name) = &self.name {
+            check_name("name", name)?;
+        }
+        self.check("")
+    }
+}
+
 /// Azure's rule: letters, digits, `.`, `-`, `_` and `/`, with a letter or digit at both ends.
-fn check_name(key: &str, name: &str) -> Problem {
+pub(crate) fn check_name(key: &str, name: &str) -> Problem {
     let bytes = name.as_bytes();
     let is_valid = bytes.len() <= NAME_MAX
         && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-_/".contains(byte))
@@ -269,11 +306,16 @@ fn check_rules(key: &str, rules: &BTreeMap<String, RuleConfig>) -> Problem {
     Ok(())
 }
 
-fn check_entity(key: &str, entity: &EntityConfig) -> Problem {
-    let limits = &entity.limits;
-    let rates = [limits.requests_per_second, limits.bytes_per_second.map(|size| usize::from(size.0 > 0))];
-    if limits.listeners == 0 || limits.senders == 0 || rates.contains(&Some(0)) {
-        return Err((format!("{key}.limits"), "has a 0, which would let nothing through; write 1 or more".to_owned()));
+impl EntityConfig {
+    /// `at` is what comes before its keys.
+    fn check(&self, at: &str) -> Problem {
+        check_rules(&format!("{at}rules"), &self.rules)?;
+        let limits = &self.limits;
+        let rates = [limits.requests_per_second, limits.bytes_per_second.map(|size| usize::from(size.0 > 0))];
+        if limits.listeners == 0 || limits.senders == 0 || rates.contains(&Some(0)) {
+            let message = "has a 0, which would let nothing through; write 1 or more";
+            return Err((format!("{at}limits"), message.to_owned()));
+        }
+        Ok(())
     }
-    Ok(())
 }

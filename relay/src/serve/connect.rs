@@ -125,10 +125,7 @@ async fn join(joined: Joined, own: OnUpgrade, mut line: Box<Line>, place: Place)
     let Joined { relay, stays, listener, noticed } = joined;
     let entity = stays[0].entity();
     let sender = Leg::new(io, Framing::WebSocket(Role::Server), ahead, entity.buffers.clone());
-    let mut splice = Splice::new(sender, listener);
-    if let Some(pace) = &entity.pace {
-        splice = splice.paced(pace);
-    }
+    let splice = Splice::new(sender, listener).paced(&entity.pace);
     let signals = Signals {
         drain: relay.shutdown.drain_token(),
         force: relay.shutdown.force_token(),

@@ -1,22 +1,18 @@
 //! The namespace: its hybrid connections, found by path, each with its rules, listeners, senders and counters.
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
-use daemon::config::{ConfigError, Ranges};
+use daemon::config::Ranges;
 use identity::{jwt::Authenticators, sas::Rule};
 use proto::hybrid::address::segments;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     authorize::Permits,
-    config::{Config, EntityConfig, GrantConfig, RuleConfig, rights},
+    config::{EntityLimits, GrantConfig},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
+    plan::{Plan, Planned},
     rate::Rate,
     seen::Seen,
     share::Share,
@@ -53,7 +49,7 @@ pub(crate) struct Entity {
     /// How often senders come.
     pub(crate) requests: Rate,
     /// Shared rate, if limited.
-    pub(crate) pace: Option<Pace>,
+    pub(crate) pace: Pace,
     /// Its share of the memory for bytes in flight.
     pub(crate) buffers: Buffers,
     /// From where its listeners came.
@@ -67,6 +63,8 @@ pub(crate) struct Entity {
 pub(crate) struct Settings {
     /// Who may do what.
     pub(crate) permits: Permits,
+    /// Anybody is served at all.
+    pub(crate) enabled: bool,
     /// Senders need no token.
     pub(crate) anonymous_senders: bool,
     /// Where listeners may come from; empty is anywhere.
@@ -80,42 +78,65 @@ impl Settings {
     }
 }
 
+/// What a namespace is built with beside its plan.
+#[derive(Debug)]
+pub(crate) struct Ground<'a> {
+    pub(crate) generation: u64,
+    pub(crate) authenticators: Arc<Authenticators>,
+    pub(crate) metrics: &'a RelayMetrics,
+    pub(crate) buffers: &'a Buffers,
+}
+
 impl Namespace {
-    /// Reads keys; weak ones are refused.
-    pub(crate) fn open(
-        config: &Config,
-        base: &Path,
-        path: &Path,
-        authenticators: &Arc<Authenticators>,
-        metrics: &RelayMetrics,
-        buffers: &Buffers,
-    ) -> Result<Self, ConfigError> {
-        let keys = Keys { base, path };
-        let rules = keys.rules("rules", &config.rules)?;
-        let permits = |entity_rules: Vec<Arc<Rule>>, grants: &[GrantConfig]| Permits {
-            generation: 0,
-            rules: entity_rules.into_iter().chain(rules.iter().cloned()).collect(),
-            grants: grants.iter().chain(&config.grants).cloned().map(Arc::new).collect(),
-            authenticators: authenticators.clone(),
-            max_life: config.tokens.max_life.0,
-            grace: config.tokens.grace.0,
+    /// As planned. A hybrid connection that was there `before` goes on, with other settings; one that is enabled or
+    /// disabled is another, so that the old one can end.
+    pub(crate) fn build(plan: &Plan, host: &str, ground: &Ground<'_>, before: Option<&Self>) -> Self {
+        let grants: Vec<_> = plan.config.grants.iter().cloned().map(Arc::new).collect();
+        let permits = |own: &[Arc<Rule>], own_grants: &[GrantConfig]| Permits {
+            generation: ground.generation,
+            rules: own.iter().chain(&plan.rules).cloned().collect(),
+            grants: own_grants.iter().cloned().map(Arc::new).chain(grants.iter().cloned()).collect(),
+            authenticators: ground.authenticators.clone(),
+            max_life: plan.config.tokens.max_life.0,
+            grace: plan.config.tokens.grace.0,
         };
-        let mut entities = HashMap::new();
-        for (name, entity) in &config.entities {
-            let own = keys.rules(&format!("entities.{name}.rules"), &entity.rules)?;
+        let entity = |(segments, planned): (&Vec<String>, &Planned)| {
+            let config = &planned.config;
             let settings = Settings {
-                permits: permits(own, &entity.grants),
-                anonymous_senders: entity.anonymous_senders,
-                listeners_from: entity.listeners_from.clone(),
+                permits: permits(&planned.rules, &config.grants),
+                enabled: config.enabled,
+                anonymous_senders: config.anonymous_senders,
+                listeners_from: config.listeners_from.clone(),
             };
-            let opened = Entity::open(name, settings, entity, metrics, buffers);
-            if entities.insert(segments(name), Arc::new(opened)).is_some() {
-                let message = "is there twice: names are compared without regard to case".to_owned();
-                return Err(ConfigError::Invalid { path: path.to_owned(), key: format!("entities.{name}"), message });
+            let known = before.and_then(|before| before.entities.get(segments));
+            let entity = match known.filter(|known| known.settings().enabled == config.enabled) {
+                Some(known) => {
+                    known.change(settings, &config.limits);
+                    known.clone()
+                }
+                None => Arc::new(Entity::new(&planned.name, settings, &config.limits, ground)),
+            };
+            (segments.clone(), entity)
+        };
+        let entities: HashMap<_, _> = plan.entities.iter().map(entity).collect();
+        let deepest = entities.keys().map(Vec::len).max().unwrap_or_default();
+        Self { host: host.to_owned(), permits: permits(&[], &[]), entities, deepest }
+    }
+
+    /// Asks everybody inside whether they may stay, now that this is in force and no longer what was `before`; gives how
+    /// many may not.
+    pub(crate) fn ask_again(&self, before: &Self) -> usize {
+        let goes_on = |segments, entity| self.entities.get(segments).is_some_and(|now| Arc::ptr_eq(now, entity));
+        let mut dropped = 0;
+        for (segments, entity) in &before.entities {
+            if goes_on(segments, entity) {
+                dropped += entity.guests.ask_again(&entity.settings());
+            } else {
+                dropped += entity.guests.count();
+                entity.closed.cancel();
             }
         }
-        let deepest = entities.keys().map(Vec::len).max().unwrap_or_default();
-        Ok(Self { host: config.namespace.clone(), permits: permits(Vec::new(), &[]), entities, deepest })
+        dropped
     }
 
     /// The hybrid connection that a path begins with; the longest name wins.
@@ -138,50 +159,35 @@ pub(crate) fn compared(path: &str) -> Vec<String> {
 }
 
 impl Entity {
-    fn open(name: &str, settings: Settings, entity: &EntityConfig, metrics: &RelayMetrics, buffers: &Buffers) -> Self {
-        let metrics = metrics.entity(name);
+    fn new(name: &str, settings: Settings, limits: &EntityLimits, ground: &Ground<'_>) -> Self {
+        let metrics = ground.metrics.entity(name);
         Self {
             name: name.to_owned(),
             settings: ArcSwap::from_pointee(settings),
             closed: CancellationToken::new(),
             guests: Guests::default(),
-            listeners: Arc::new(Listeners::new(entity.limits.listeners, metrics.listeners.clone())),
-            senders: Share::new("limits.senders", entity.limits.senders),
-            requests: Rate::new("limits.requests_per_second", entity.limits.requests_per_second),
-            pace: entity.limits.bytes_per_second.map(|rate| Pace::new(rate.0)),
-            buffers: buffers.share(),
+            listeners: Arc::new(Listeners::new(limits.listeners, metrics.listeners.clone())),
+            senders: Share::new("limits.senders", limits.senders),
+            requests: Rate::new("limits.requests_per_second", limits.requests_per_second),
+            pace: Pace::new(limits.bytes_per_second.map(|rate| rate.0)),
+            buffers: ground.buffers.share(),
             seen: Seen::default(),
             metrics,
         }
     }
 
+    /// Limits that shrink let everybody stay who is inside.
+    fn change(&self, settings: Settings, limits: &EntityLimits) {
+        self.settings.store(Arc::new(settings));
+        self.listeners.limit(limits.listeners);
+        self.senders.resize(limits.senders);
+        self.requests.change(limits.requests_per_second);
+        self.pace.change(limits.bytes_per_second.map(|rate| rate.0));
+    }
+
     /// What is in force now.
     pub(crate) fn settings(&self) -> Arc<Settings> {
         self.settings.load_full()
-    }
-}
-
-struct Keys<'a> {
-    base: &'a Path,
-    path: &'a Path,
-}
-
-impl Keys<'_> {
-    fn rules(&self, key: &str, rules: &BTreeMap<String, RuleConfig>) -> Result<Vec<Arc<Rule>>, ConfigError> {
-        rules.iter().map(|(name, rule)| self.rule(&format!("{key}.{name}"), name, rule).map(Arc::new)).collect()
-    }
-
-    fn rule(&self, key: &str, name: &str, rule: &RuleConfig) -> Result<Rule, ConfigError> {
-        let keys = rule.keys.iter().map(|key| key.read(self.base).map(Into::into)).collect::<Result<_, _>>()?;
-        let rule = Rule { name: name.to_owned(), rights: rights(&rule.rights), keys };
-        match rule.check_strength() {
-            Ok(()) => Ok(rule),
-            Err(error) => Err(ConfigError::Invalid {
-                path: self.path.to_owned(),
-                key: key.to_owned(),
-                message: error.to_string(),
-            }),
-        }
     }
 }
 

@@ -51,12 +51,13 @@ pub(crate) struct Base {
 pub(crate) struct Listeners {
     state: Mutex<State>,
     changed: Notify,
-    limit: usize,
     gauge: Gauge,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Most places.
+    limit: usize,
     live: Vec<Arc<Listener>>,
     /// Places taken by handshakes that are not finished.
     opening: usize,
@@ -71,15 +72,21 @@ pub(crate) struct Place {
 
 impl Listeners {
     pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), limit, gauge }
+        let state = Mutex::new(State { limit, live: Vec::new(), opening: 0 });
+        Self { state, changed: Notify::new(), gauge }
+    }
+
+    /// Changes the limit; who listens goes on.
+    pub(crate) fn limit(&self, limit: usize) {
+        self.state().limit = limit;
     }
 
     /// Takes a place for a handshake.
     pub(crate) fn reserve(self: &Arc<Self>) -> Result<Place, Excess> {
         let mut state = self.state();
         let current = state.live.len() + state.opening;
-        if current >= self.limit {
-            return Err(Excess { limit: "limits.listeners", value: self.limit, current, again: AGAIN });
+        if current >= state.limit {
+            return Err(Excess { limit: "limits.listeners", value: state.limit, current, again: AGAIN });
         }
         state.opening += 1;
         drop(state);

@@ -1,6 +1,6 @@
 //! So many a second, with one second's worth saved up for a burst.
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -15,12 +15,12 @@ const BURST: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Rate {
     limit: &'static str,
-    per_second: Option<usize>,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    per_second: Option<usize>,
     due: Due,
     /// Asked for since a second began, those that were refused included.
     asked: usize,
@@ -61,14 +61,23 @@ impl Due {
 impl Rate {
     /// `limit` is the name in the configuration; without a number everything is allowed.
     pub(crate) fn new(limit: &'static str, per_second: Option<usize>) -> Self {
-        let state = State { due: Due::new(), asked: 0, second: Instant::now() };
-        Self { limit, per_second, state: Mutex::new(state) }
+        let state = State { per_second, due: Due::new(), asked: 0, second: Instant::now() };
+        Self { limit, state: Mutex::new(state) }
+    }
+
+    /// Changes the number.
+    pub(crate) fn change(&self, per_second: Option<usize>) {
+        self.state().per_second = per_second;
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Once more, unless that is too often.
     pub(crate) fn take(&self) -> Result<(), Excess> {
-        let Some(per_second) = self.per_second else { return Ok(()) };
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        let Some(per_second) = state.per_second else { return Ok(()) };
         if state.second.elapsed() >= BURST {
             (state.asked, state.second) = (0, Instant::now());
         }

@@ -54,6 +54,8 @@ pub enum Refusal {
     ListenerAddress,
     /// No such hybrid connection.
     EntityUnknown,
+    /// It is there, and is not served.
+    EntityDisabled,
     /// Nobody listens.
     NoListener,
     /// Somebody listens, and did not accept in time.
@@ -100,6 +102,7 @@ impl Refusal {
         Self::RightMissing,
         Self::ListenerAddress,
         Self::EntityUnknown,
+        Self::EntityDisabled,
         Self::NoListener,
         Self::AcceptTimeout,
         Self::ListenerLost,
@@ -139,6 +142,8 @@ impl Refusal {
             // The documents say 403 for a missing right, an emulator 401. 403 tells an operator that the key is good.
             Self::RightMissing | Self::ListenerAddress => StatusCode::FORBIDDEN,
             Self::EntityUnknown => StatusCode::NOT_FOUND,
+            // Not 404: that would stop .NET's listeners for good, and it may be enabled again.
+            Self::EntityDisabled => StatusCode::FORBIDDEN,
             // Seen live for WebSocket senders; the documents' 502 is for HTTP senders.
             Self::NoListener => StatusCode::NOT_FOUND,
             // Sources say 404, 408 and 504. SDKs turn 504 into a timeout, which it is, and 404 into "does not exist".

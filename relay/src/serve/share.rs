@@ -78,6 +78,11 @@ impl Share {
         Self { limit, state: Arc::new(Mutex::new(state)) }
     }
 
+    /// Changes how many there are; places that are taken stay taken.
+    pub(crate) fn resize(&self, places: usize) {
+        lock(&self.state).places = places;
+    }
+
     /// Takes a place, if there is one.
     pub(crate) fn take(&self) -> Result<Place, Excess> {
         let mut state = lock(&self.state);

@@ -16,7 +16,11 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{authorize::Grant, entities::Entity, refusal::Refusal};
+use super::{
+    authorize::Grant,
+    entities::{Entity, Settings},
+    refusal::Refusal,
+};
 
 /// Everybody inside one hybrid connection.
 #[derive(Debug, Default)]
@@ -126,12 +130,33 @@ impl Drop for Stay {
 }
 
 impl Guests {
+    /// Drops those whose grant no longer holds; gives how many.
+    pub(crate) fn ask_again(&self, settings: &Settings) -> usize {
+        let guests: Vec<_> = self.inside().values().cloned().collect();
+        let refused = |guest: &&Arc<Guest>| {
+            let grant = guest.grant().clone();
+            grant.check_again(settings).map_err(|refusal| guest.drop_by(refusal)).is_err()
+        };
+        guests.iter().filter(refused).count()
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.inside().len()
+    }
+
     fn inside(&self) -> MutexGuard<'_, HashMap<u64, Arc<Guest>>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Guest {
+    fn drop_by(&self, refusal: Refusal) {
+        // The first reason stays.
+        let _ = self.why.set(refusal);
+        self.over.cancel();
+    }
+
     fn grant(&self) -> MutexGuard<'_, Arc<Grant>> {
         self.grant.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -276,7 +276,7 @@ async fn a_notice_waits_for_the_end_of_the_message_that_is_being_sent() {
 #[tokio::test(start_paused = true)]
 async fn a_paced_splice_takes_the_time_that_its_rate_asks_for() {
     let (splice, mut a, mut b) = spliced(SERVER, SERVER, 1 << 20);
-    let mut splice = splice.paced(&Pace::new(100_000));
+    let mut splice = splice.paced(&Pace::new(Some(100_000)));
     let mut wire = Vec::new();
     put_frame(&mut wire, true, Opcode::Binary, &vec![7; 1_000_000]);
     let began = Instant::now();

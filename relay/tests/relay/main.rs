@@ -18,6 +18,7 @@ mod limits;
 mod listen_http;
 mod listener;
 mod relaying;
+mod reload;
 mod rendezvous;
 mod script;
 mod sender;

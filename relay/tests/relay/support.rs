@@ -120,6 +120,38 @@ impl Relay {
         self.folder
     }
 
+    /// What `/statusz` says about the configuration.
+    pub(crate) fn configuration(&self) -> Value {
+        (self.context.status.status())()["relay"]["configuration"].take()
+    }
+
+    /// Writes a file beside relay.yaml at once, as a careful editor does.
+    pub(crate) fn put(&self, file: &str, text: &str) {
+        let path = self.folder.path().join(file);
+        let fresh = path.with_file_name(".fresh");
+        write_secret(&fresh, text);
+        std::fs::rename(fresh, path).unwrap();
+    }
+
+    /// Changes files, and waits until the change is in force.
+    pub(crate) async fn reload(&self, change: impl FnOnce()) {
+        let before = self.configuration()["generation"].as_u64();
+        change();
+        until("the change is in force", || self.configuration()["generation"].as_u64() > before).await;
+        assert_eq!(self.configuration()["refused"], Value::Null);
+    }
+
+    /// Changes files, and waits until the change is refused; gives why.
+    pub(crate) async fn refuse(&self, change: impl FnOnce()) -> String {
+        let before = self.configuration();
+        change();
+        until("the change is refused", || self.configuration()["refusals"].as_u64() > before["refusals"].as_u64())
+            .await;
+        let now = self.configuration();
+        assert_eq!(now["generation"], before["generation"]);
+        now["refused"].as_str().unwrap().to_owned()
+    }
+
     pub(crate) fn token(&self, rule: &str, key: &str, path: &str) -> String {
         self.token_until(rule, key, path, daemon::clock::Clock::now(&*self.clock) + Duration::from_secs(600))
     }

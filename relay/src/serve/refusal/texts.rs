@@ -95,6 +95,12 @@ impl Refusal {
                 "The namespace has no hybrid connection of this name.",
                 "Compare the path with `entities:` in the relay's configuration.",
             ),
+            Self::EntityDisabled => (
+                "entity_disabled",
+                "EntityDisabled: The endpoint is disabled",
+                "The hybrid connection exists, and its owner has set `enabled: false`.",
+                "Ask the relay's owner; it is open again as soon as it is enabled.",
+            ),
             Self::NoListener => (
                 "no_listener",
                 "There are no listeners connected for the endpoint",

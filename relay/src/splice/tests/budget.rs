@@ -81,7 +81,7 @@ async fn a_stalled_splice_gives_back_what_it_holds_when_it_is_dropped() {
 async fn waiting_for_its_pace_it_holds_nothing() {
     let buffers = Buffers::new(1 << 30);
     let (splice, mut a, mut b) = on(&buffers);
-    let mut splice = splice.paced(&Pace::new(1000));
+    let mut splice = splice.paced(&Pace::new(Some(1000)));
     let mut wire = Vec::new();
     put_frame(&mut wire, true, Opcode::Binary, &[7; 100_000]);
     a.write_all(&wire).await.unwrap();
