@@ -7,6 +7,7 @@ pub mod check;
 pub mod dial;
 mod farewell;
 pub mod listen;
+pub mod send;
 pub mod sender;
 pub mod serve;
 pub mod splice;

@@ -23,6 +23,8 @@ enum Command {
     Listen(CommonArgs),
     /// Check the way to a relay, from the name to a round trip, and what the credential may do
     Check(relay::check::Args),
+    /// Send standard input through a hybrid connection, and write what comes back
+    Send(relay::send::Args),
     /// Mint a shared access signature to standard output
     Token(relay::token::Args),
 }
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
             run(&program, &args, relay::listen::start)
         }
         Command::Check(args) => relay::check::run(&args),
+        Command::Send(args) => relay::send::run(&args),
         Command::Token(args) => token(&args),
     }
 }

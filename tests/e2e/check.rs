@@ -4,6 +4,7 @@ use std::time::Duration;
 use causeway_tests::{
     programs,
     site::{CLUSTER, Site},
+    topology::ready,
     wait::within,
 };
 use serde_json::Value;
@@ -26,6 +27,13 @@ impl Checked {
             .map(|line| (line[..5].trim_end(), line[6..16].trim_end()))
             .collect()
     }
+}
+
+/// The sender's join string, as the owner of a relay hands it out.
+fn write_join(site: &Site, relay: std::net::SocketAddr) {
+    let key = std::fs::read_to_string(site.file("send.key")).unwrap();
+    let login = format!("SharedAccessKeyName={CLUSTER}-send;SharedAccessKey={}", key.trim());
+    site.write("send.join", &format!("Endpoint=sb://{relay}/;{login};EntityPath={CLUSTER}"));
 }
 
 async fn check(site: &Site, args: &[&str]) -> Checked {
@@ -64,12 +72,7 @@ async fn a_listeners_file_is_checked_line_by_line_and_as_one_document() {
         let nothing_else = format!("Listen on {CLUSTER}, and nothing else; 59 min left");
         assert!(checked.out.contains(&nothing_else), "{}", checked.out);
 
-        let send = std::fs::read_to_string(site.file("send.key")).unwrap();
-        let join = format!(
-            "Endpoint=sb://{address}/;SharedAccessKeyName={CLUSTER}-send;SharedAccessKey={};EntityPath={CLUSTER}",
-            send.trim()
-        );
-        site.write("send.join", &join);
+        write_join(&site, address);
         let checked = check(&site, &["-c", "listener.yaml", "--join", "send.join", "--output", "json"]).await;
         assert_eq!(checked.code, Some(0), "{}{}", checked.out, checked.complaint);
         let document: Value = serde_json::from_str(&checked.out).unwrap();
@@ -111,6 +114,43 @@ async fn what_fails_ends_with_1_and_what_cannot_be_read_with_64() {
             assert_eq!(checked.code, Some(64), "{args:?} {}{}", checked.out, checked.complaint);
             assert!(checked.out.is_empty() && checked.complaint.starts_with("relay check: "), "{}", checked.complaint);
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_typed_into_send_comes_out_at_the_target_and_back() {
+    within(LIMIT, async {
+        let site = Site::new().await;
+        let (_relay, address) = site.relay().await;
+        write_join(&site, address);
+        let sent = async |input: &str| {
+            site.write("input", input);
+            let output = Command::new(programs::program("relay"))
+                .args(["send", "--join", "send.join", "--ca", "ca.pem"])
+                .current_dir(site.path())
+                .env_remove("HTTPS_PROXY")
+                .env_remove("https_proxy")
+                .env_remove("ALL_PROXY")
+                .env_remove("all_proxy")
+                .stdin(std::fs::File::open(site.file("input")).unwrap())
+                .kill_on_drop(true)
+                .output()
+                .await
+                .unwrap();
+            let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            (output.status.code(), told(&output.stdout), told(&output.stderr))
+        };
+        let (code, out, said) = sent("nobody hears").await;
+        assert!(code == Some(1) && out.is_empty() && said.contains("404 There are no listeners"), "{said}");
+
+        site.write_listener(address, site.echo.address);
+        let mut listener = programs::start("listener", "relay", site.path(), ["listen", "-c", "listener.yaml"]);
+        let admin = listener.address("admin").await;
+        ready("listener", admin).await;
+        let (code, out, said) = sent("hello there").await;
+        assert_eq!((code, out.as_str()), (Some(0), "hello there"), "{said}");
+        assert!(said.contains("joined with "), "{said}");
     })
     .await;
 }
