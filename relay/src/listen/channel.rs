@@ -7,6 +7,8 @@ mod board;
 mod hold;
 mod open;
 mod renewal;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 

@@ -10,12 +10,13 @@ use bytes::Bytes;
 use daemon::process::Context;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use identity::chance::Chance;
 use proto::hybrid::address::segments;
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
 
 use super::{
-    channel::{self, Channels, Relay},
+    channel::{self, Channels, Opener, Relay},
     http::RequestBody,
     knock::Knock,
     limits::Limits,
@@ -155,6 +156,11 @@ impl Listener {
 
     /// Begins to listen. Must be called within a tokio runtime.
     pub fn listen(&self, on: HybridConnection) -> Listening {
+        self.listen_by(on, Relay::default(), &Chance::default())
+    }
+
+    /// The same with control channels from `opener`.
+    pub(super) fn listen_by<O: Opener>(&self, on: HybridConnection, opener: O, chance: &Chance) -> Listening {
         let shared = self.shared.clone();
         let held = Arc::new(Held {
             permit: Permit::new(&on.address, &on.rendezvous_hosts, &on.rendezvous_ports),
@@ -171,10 +177,10 @@ impl Listener {
             channels: Channels::default(),
             shared,
         });
-        let relay = Arc::new(Relay::default());
+        let opener = Arc::new(opener);
         for slot in 0..on.channels {
-            let chance = identity::chance::Chance::default();
-            self.shared.context.shutdown.spawn(channel::keep(held.clone(), relay.clone(), slot, chance));
+            let keeping = channel::keep(held.clone(), opener.clone(), slot, chance.clone());
+            self.shared.context.shutdown.spawn(keeping);
         }
         Listening { held }
     }
