@@ -19,6 +19,7 @@ mod listen_hostile;
 mod listen_http;
 mod listen_web;
 mod listener;
+mod proxied;
 mod relaying;
 mod reload;
 mod rendezvous;
