@@ -1,4 +1,5 @@
-//! Addresses: request targets under `/$hc/`, their `sb-hc-*` parameters, and the rendezvous addresses made of them.
+//! Addresses: request targets under `/$hc/` and on the plain path, their `sb-hc-*` parameters, and the rendezvous
+//! addresses made of them.
 //!
 //! Invariant: what belongs to the application (path suffix, own query) is passed on byte for byte, except that bytes
 //! which RFC 2396 forbids are percent-encoded; what begins `sb-hc-` and has a value belongs to the relay and never
@@ -15,6 +16,9 @@ const PREFIX_ENCODED: &str = "/%24hc/";
 
 /// What a parameter of the relay begins with, compared without regard to case.
 const OURS: &str = "sb-hc-";
+
+/// Parameter that says what a WebSocket handshake wants.
+const ACTION: &str = "sb-hc-action";
 
 /// Parameter that carries the one-time secret of a rendezvous. It is apart from `sb-hc-id`, which the sender chooses.
 const SECRET: &str = "sb-hc-rendezvous";
@@ -58,12 +62,14 @@ pub enum TargetError {
     UnknownAction,
 }
 
-/// A request target under `/$hc/`, taken apart. `Debug` hides the parameters, since the token may be among them.
+/// A request target taken apart. `Debug` hides the parameters, since the token may be among them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Target {
     path: String,
     query: Option<String>,
     parameters: Vec<(String, String)>,
+    /// What a listener appended to a rendezvous address of ours: all before it may be the sender's.
+    appended: Vec<(String, String)>,
     action: Action,
 }
 
@@ -74,25 +80,37 @@ impl fmt::Debug for Target {
 }
 
 impl Target {
-    /// Takes an origin-form request target apart.
+    /// Takes an origin-form request target under `/$hc/` apart.
     pub fn parse(target: &str) -> Result<Self, TargetError> {
-        let (path, query) = match target.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (target, None),
-        };
-        let path = below_prefix(path).ok_or(TargetError::PlainPath)?;
+        let (path, query) = split(target);
+        let mut parsed = Self::below(below_prefix(path).ok_or(TargetError::PlainPath)?, query)?;
+        if let Some(name) = find(&parsed.parameters, ACTION) {
+            parsed.action = [Action::Listen, Action::Connect, Action::Accept, Action::Request]
+                .into_iter()
+                .find(|action| action.name().eq_ignore_ascii_case(name))
+                .ok_or(TargetError::UnknownAction)?;
+        }
+        Ok(parsed)
+    }
+
+    /// Takes an origin-form request target apart that does not begin with `/$hc/`: that of an HTTP sender. Whatever
+    /// action it names does not count.
+    pub fn plain(target: &str) -> Result<Self, TargetError> {
+        let (path, query) = split(target);
+        Self::below(path.trim_start_matches('/'), query)
+    }
+
+    fn below(path: &str, query: Option<&str>) -> Result<Self, TargetError> {
         if path.split('/').any(is_dot_segment) {
             return Err(TargetError::DotSegment);
         }
-        let parameters = parameters(query.unwrap_or_default());
-        let action = match find(&parameters, "sb-hc-action") {
-            None => Action::Connect,
-            Some(name) => [Action::Listen, Action::Connect, Action::Accept, Action::Request]
-                .into_iter()
-                .find(|action| action.name().eq_ignore_ascii_case(name))
-                .ok_or(TargetError::UnknownAction)?,
-        };
-        Ok(Self { path: path.to_owned(), query: query.and_then(own_query), parameters, action })
+        Ok(Self {
+            path: path.to_owned(),
+            query: query.and_then(own_query),
+            parameters: parameters(query.unwrap_or_default()),
+            appended: appended(query.unwrap_or_default()),
+            action: Action::Connect,
+        })
     }
 
     /// What is wanted.
@@ -100,7 +118,7 @@ impl Target {
         self.action
     }
 
-    /// Path below `/$hc/`: entity and suffix, as the client wrote it.
+    /// Path below `/$hc/` or the root: entity and suffix, as the client wrote it.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -125,19 +143,20 @@ impl Target {
         find(&self.parameters, SECRET)
     }
 
-    /// Status code and description by which a listener rejects. Some SDKs forget the prefix, so on an accept address
-    /// the bare names count too.
+    /// Status code and description by which a listener rejects. Some SDKs forget the prefix, so behind the address that
+    /// we gave out the bare names count too; in front of its end they are the sender's.
     pub fn rejection(&self) -> Option<Rejection> {
-        let bare = |name: &str| {
-            self.query.as_deref().unwrap_or_default().split('&').find_map(|pair| {
-                let (key, value) = pair.split_once('=')?;
-                key.eq_ignore_ascii_case(name).then(|| decode_form(value))
-            })
-        };
-        let parameter = |name: &str| find(&self.parameters, name).map(str::to_owned);
-        let code = parameter("sb-hc-statusCode").or_else(|| bare("statusCode"))?;
-        let description = parameter("sb-hc-statusDescription").or_else(|| bare("statusDescription"));
-        Some(Rejection { code, description: description.unwrap_or_default() })
+        let parameter = |name: &str, bare: &str| find(&self.parameters, name).or_else(|| find(&self.appended, bare));
+        let code = parameter("sb-hc-statusCode", "statusCode")?.to_owned();
+        let description = parameter("sb-hc-statusDescription", "statusDescription").unwrap_or_default().to_owned();
+        Some(Rejection { code, description })
+    }
+
+    /// The target as a listener reads it in a `request`: origin form, the entity's name included. One slash begins it,
+    /// since readers that resolve it as a reference would take two for the beginning of a host.
+    pub fn request_target(&self) -> String {
+        let query = self.query.as_deref().map(|query| format!("?{}", Escaped(query))).unwrap_or_default();
+        format!("/{}{query}", Escaped(self.path.trim_start_matches('/')))
     }
 }
 
@@ -190,12 +209,22 @@ pub struct Rendezvous<'a> {
 impl Rendezvous<'_> {
     /// The absolute address for a sender's target: its path and own query, then our parameters.
     pub fn address(&self, target: &Target) -> String {
-        let scheme = if self.tls { "wss" } else { "ws" };
         let own = target.query.as_deref().map(|query| format!("{}&", Escaped(query))).unwrap_or_default();
+        self.composed(&target.path, &own)
+    }
+
+    /// The absolute address for an HTTP request: entity and parameters alone. What the sender asked for stands in the
+    /// message, and Java's SDK cannot read a query in which a value holds an `=`.
+    pub fn entity_address(&self, entity: &str) -> String {
+        self.composed(entity, "")
+    }
+
+    fn composed(&self, path: &str, own: &str) -> String {
+        let scheme = if self.tls { "wss" } else { "ws" };
         format!(
-            "{scheme}://{}{PREFIX}{}?{own}sb-hc-action={}&sb-hc-id={}&{SECRET}={}",
+            "{scheme}://{}{PREFIX}{}?{own}{ACTION}={}&sb-hc-id={}&{SECRET}={}",
             self.authority,
-            Escaped(&target.path),
+            Escaped(path),
             self.action.name(),
             self.id,
             self.secret
@@ -208,6 +237,13 @@ pub fn reject(address: &str, code: u16, description: &str) -> String {
     let description = percent_encoding::utf8_percent_encode(description, percent_encoding::NON_ALPHANUMERIC);
     let joint = if address.contains('?') { '&' } else { '?' };
     format!("{address}{joint}sb-hc-statusCode={code}&sb-hc-statusDescription={description}")
+}
+
+fn split(target: &str) -> (&str, Option<&str>) {
+    match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    }
 }
 
 fn below_prefix(path: &str) -> Option<&str> {
@@ -230,6 +266,13 @@ fn as_parameter(pair: &str) -> Option<(&str, &str)> {
 
 fn parameters(query: &str) -> Vec<(String, String)> {
     query.split('&').filter_map(as_parameter).map(|(key, value)| (key.to_owned(), decode_form(value))).collect()
+}
+
+/// The pairs behind the last parameter of a rendezvous address of ours.
+fn appended(query: &str) -> Vec<(String, String)> {
+    let is_last = |pair: &&str| as_parameter(pair).is_some_and(|(key, _)| key.eq_ignore_ascii_case(SECRET));
+    let behind = query.split('&').skip_while(|pair| !is_last(pair)).skip(1);
+    behind.filter_map(|pair| pair.split_once('=')).map(|(key, value)| (key.to_owned(), decode_form(value))).collect()
 }
 
 /// What is left of a query without the relay's parameters; `None` when there was nothing else.

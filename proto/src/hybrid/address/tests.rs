@@ -30,7 +30,23 @@ fn own_query_is_kept_and_the_relays_parameters_are_removed() {
         ("name=%C3%b8", Some("name=%C3%b8")),
     ] {
         assert_eq!(query_left(sent).as_deref(), left, "?{sent}");
+        let request_target = Target::plain(&format!("/hyco?{sent}")).unwrap().request_target();
+        assert_eq!(request_target, format!("/hyco{}", left.map(|left| format!("?{left}")).unwrap_or_default()));
     }
+}
+
+#[test]
+fn a_request_target_is_in_origin_form_and_a_valid_uri() {
+    for (sent, target) in [
+        ("/Hyco/a%2Fb/?key=\"value\"", "/Hyco/a%2Fb/?key=%22value%22"),
+        ("//elsewhere.example/x?sb-hc-token=t", "/elsewhere.example/x"),
+        ("/hyco?sb-hc-action=listen&sb-hc-id=7", "/hyco"),
+        ("/hyco?sb-hc-action", "/hyco?sb-hc-action"),
+        ("/", "/"),
+    ] {
+        assert_eq!(Target::plain(sent).unwrap().request_target(), target, "{sent}");
+    }
+    assert_eq!(Target::plain("/hyco/../x"), Err(TargetError::DotSegment));
 }
 
 #[test]
@@ -93,6 +109,14 @@ fn an_accept_address_keeps_suffix_and_query_and_drops_the_token() {
 }
 
 #[test]
+fn a_request_address_holds_the_entity_and_nothing_of_the_sender() {
+    assert_eq!(
+        Rendezvous { action: Action::Request, ..accept("s3") }.entity_address("a/b"),
+        "wss://ns.example.com/$hc/a/b?sb-hc-action=request&sb-hc-id=id1&sb-hc-rendezvous=s3"
+    );
+}
+
+#[test]
 fn an_accept_address_is_a_valid_rfc_2396_uri() {
     let target = Target::parse("/$hc/h{y}?key=\"v\"<w>|^`\\[]&bad=%zz&\u{f8}").unwrap();
     assert_eq!(
@@ -117,12 +141,28 @@ fn rejections_decode_alike_with_plus_and_with_percent() {
         for (code, description) in
             [("sb-hc-statusCode", "sb-hc-statusDescription"), ("statusCode", "statusDescription")]
         {
-            let target = Target::parse(&format!("/$hc/h?sb-hc-action=accept&{code}=403&{description}={text}")).unwrap();
+            let address = accept("s").address(&Target::parse("/$hc/h").unwrap());
+            let target = address.strip_prefix("wss://ns.example.com").unwrap();
+            let target = Target::parse(&format!("{target}&{code}=403&{description}={text}")).unwrap();
             let expected = Rejection { code: "403".into(), description: "not today".into() };
             assert_eq!(target.rejection(), Some(expected));
         }
     }
     assert_eq!(Target::parse("/$hc/h?sb-hc-action=accept").unwrap().rejection(), None);
+}
+
+#[test]
+fn a_senders_own_status_parameters_reject_nobody() {
+    let sender = Target::parse("/$hc/h?statusCode=403&statusDescription=mine").unwrap();
+    let address = accept("s").address(&sender);
+    let accepted = Target::parse(address.strip_prefix("wss://ns.example.com").unwrap()).unwrap();
+    assert_eq!(accepted.rejection(), None);
+    assert_eq!(sender.rejection(), None);
+    // A listener that rejects without the prefix still does, with its own words.
+    let rejected = format!("{address}&statusCode=404&statusDescription=not+here");
+    let rejected = Target::parse(rejected.strip_prefix("wss://ns.example.com").unwrap()).unwrap();
+    let expected = Rejection { code: "404".into(), description: "not here".into() };
+    assert_eq!(rejected.rejection(), Some(expected));
 }
 
 #[test]
