@@ -15,6 +15,10 @@ use std::fmt::Write as _;
 /// Header that carries the token on every handshake of ours; always removed before a listener sees the head.
 pub const TOKEN_HEADER: &str = "ServiceBusAuthorization";
 
+/// Header of an answer to a sender that speaks our subprotocol: id of the listener that it was joined with, so that it can
+/// avoid one that is an impostor.
+pub const LISTENER_HEADER: &str = "causeway-listener";
+
 /// Longest client-chosen `sb-hc-id` that we pass on, in bytes. Azure adds `_G<n>` per hop to a 36-byte UUID; 128 bytes
 /// leave room for that and keep log lines short.
 pub const ID_MAX: usize = 128;

@@ -74,7 +74,7 @@ use crate::{
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(70);
 
 /// Names the listener that a sender was joined with, in a relay's 101.
-const LISTENER: HeaderName = HeaderName::from_static("causeway-listener");
+const LISTENER: HeaderName = HeaderName::from_static(proto::hybrid::LISTENER_HEADER);
 
 /// Names listeners that a sender must not be joined with.
 const DISALLOWED: HeaderName = HeaderName::from_static("microsoft-relay-disallowedlisteners");

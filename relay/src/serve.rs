@@ -9,12 +9,15 @@
 mod accept;
 mod access;
 mod authorize;
+mod body;
 mod config;
 mod connect;
 mod control;
 mod door;
 mod entities;
 mod events;
+mod fields;
+mod http;
 mod listeners;
 mod meet;
 mod metrics;
@@ -30,6 +33,7 @@ mod share;
 mod sources;
 mod stay;
 mod storm;
+mod turns;
 mod upgrade;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -49,7 +53,7 @@ use tokio::net::TcpListener;
 use tracing::info;
 
 pub use self::config::{
-    Config, EntityConfig, EntityLimits, GrantConfig, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
+    Config, EntityConfig, EntityLimits, GrantConfig, Http, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
 };
 use self::{
     entities::{Ground, Namespace},
@@ -59,7 +63,7 @@ use self::{
     plan::Plan,
     reload::{Configuration, Follower},
     rendezvous::Table,
-    share::WaitingRoom,
+    share::{Share, WaitingRoom},
     sources::Sources,
     storm::Offenders,
 };
@@ -114,6 +118,8 @@ pub(crate) struct Relay {
     table: Table,
     /// Senders that wait for listeners, of all entities.
     waiting: WaitingRoom,
+    /// Connections of HTTP senders that may go on after an answer.
+    kept: Share,
     /// Memory for bytes in flight; each entity has a share.
     buffers: Buffers,
     accept_timeout: Duration,
@@ -148,6 +154,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         namespace: ArcSwap::from_pointee(namespace),
         table: Table::default(),
         waiting: WaitingRoom::new("limits.rendezvous", values.limits.rendezvous),
+        kept: Share::new("connections kept", turns::KEPT_MAX),
         buffers,
         accept_timeout: values.limits.accept_timeout.0,
         clock: context.clock.clone(),

@@ -55,6 +55,16 @@ pub(crate) fn is_untrusted(error: &io::Error) -> bool {
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
+impl<T> Link<T, TcpStream> {
+    /// Ends the connection in a way that nobody takes for a regular end: TCP's reset, or TLS without its farewell.
+    pub(crate) fn reset(self) {
+        if let Self::Tcp(stream) = self {
+            // Without the option the peer sees a plain end.
+            let _ = stream.set_zero_linger();
+        }
+    }
+}
+
 impl<T: AsyncRead + Unpin, P: AsyncRead + Unpin> AsyncRead for Link<T, P> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {

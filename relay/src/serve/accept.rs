@@ -1,11 +1,12 @@
-//! A listener's dial for one sender: accepts it, or rejects it by status parameters.
+//! A listener's dial for one sender: accepts it, rejects it by status parameters, or takes its HTTP request.
 use http::{HeaderValue, Response, StatusCode};
-use proto::ws::handshake;
+use proto::{hybrid::address::Action, ws::handshake};
 
 use super::{
     access::Line,
+    body::Body,
     door::Visitor,
-    refusal::{Body, Refusal},
+    refusal::Refusal,
     rendezvous::{Taken, Verdict},
     route::{Asked, Denied},
 };
@@ -24,7 +25,7 @@ pub(crate) fn accept(
         return Err((Refusal::RendezvousUnknown.into(), line));
     };
     visitor.proven();
-    if let Some(rejection) = asked.target.rejection() {
+    if let (Action::Accept, Some(rejection)) = (offer.action, asked.target.rejection()) {
         let Ok(code @ 100..=999) = rejection.code.trim().parse() else {
             return Err((Refusal::RejectCode.into(), line));
         };
@@ -54,5 +55,5 @@ pub(crate) fn accept(
 fn redeem(visitor: &Visitor, asked: &Asked) -> Option<Taken> {
     let secret = asked.target.secret()?;
     let entity = visitor.relay.namespace().find(asked.target.path()).cloned()?;
-    visitor.relay.table.take(secret, &entity.name, asked.target.id()?)
+    visitor.relay.table.take(secret, &entity.name, asked.target.action(), asked.target.id()?)
 }

@@ -1,5 +1,8 @@
-//! The access line: one per connection, written when it ends, whichever way.
-use std::{net::SocketAddr, time::Instant};
+//! The access line: one per connection, or per request of an HTTP sender, written when it ends, whichever way.
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use tracing::info;
 
@@ -12,8 +15,10 @@ pub(crate) struct Line {
     pub(crate) kind: &'static str,
     /// Tracing id.
     pub(crate) id: String,
-    /// Path as asked for, cleaned, without query.
+    /// Path as asked for, cleaned, without query; then the name of the entity.
     pub(crate) path: String,
+    /// Method and path of an HTTP sender's request, cleaned, without query.
+    pub(crate) asked: Option<(String, String)>,
     /// Id of the listener: its own, or the one that a sender was joined with.
     pub(crate) listener: String,
     /// Status of our answer; 0 when there was none.
@@ -22,6 +27,7 @@ pub(crate) struct Line {
     pub(crate) bytes_up: u64,
     /// Payload bytes towards the sender.
     pub(crate) bytes_down: u64,
+    first_byte: Option<Duration>,
     outcome: &'static str,
     /// Whose doing the end was.
     fault: &'static str,
@@ -38,10 +44,12 @@ impl Line {
             kind: "connection",
             id: String::new(),
             path: String::new(),
+            asked: None,
             listener: String::new(),
             status: 0,
             bytes_up: 0,
             bytes_down: 0,
+            first_byte: None,
             outcome: "abandoned",
             fault: "peer",
             detail: String::new(),
@@ -58,6 +66,12 @@ impl Line {
     pub(crate) fn end(&mut self, outcome: &'static str, fault: &'static str) {
         self.outcome = outcome;
         self.fault = fault;
+    }
+
+    /// The answer begins now.
+    pub(crate) fn answers(&mut self, status: u16) {
+        self.status = status;
+        self.first_byte = Some(self.began.elapsed());
     }
 
     /// More about the end, for people.
@@ -82,6 +96,8 @@ impl Drop for Line {
             peer = %self.peer,
             id = self.id,
             entity = self.path,
+            method = self.asked.as_ref().map(|(method, _)| method),
+            path = self.asked.as_ref().map(|(_, path)| path),
             listener = self.listener,
             status = self.status,
             outcome = self.outcome,
@@ -89,8 +105,13 @@ impl Drop for Line {
             detail = self.detail,
             bytes_up = self.bytes_up,
             bytes_down = self.bytes_down,
-            duration_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            first_byte_ms = self.first_byte.map(millis),
+            duration_ms = millis(self.began.elapsed()),
             "relay connection ended"
         );
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }

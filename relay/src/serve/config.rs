@@ -91,6 +91,9 @@ pub struct EntityConfig {
     /// that of the connection, so behind a balancer it is the balancer's.
     #[serde(default)]
     pub listeners_from: Ranges,
+    /// How HTTP requests are relayed, where `kind` lets any come.
+    #[serde(default)]
+    pub http: Http,
     /// Bounds for this hybrid connection.
     #[serde(default)]
     pub limits: EntityLimits,
@@ -107,6 +110,42 @@ pub enum Kind {
     /// WebSocket senders, which can be end to end.
     #[default]
     Websocket,
+    /// HTTP requests, which the relay could read. Its listeners need not understand WebSocket senders.
+    Http,
+    /// Both. Every listener gets either, except that hyco-ws gets no requests.
+    Both,
+}
+
+impl Kind {
+    pub(crate) fn takes_websockets(self) -> bool {
+        matches!(self, Self::Websocket | Self::Both)
+    }
+
+    pub(crate) fn takes_http(self) -> bool {
+        matches!(self, Self::Http | Self::Both)
+    }
+}
+
+/// How HTTP requests are relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// How long a listener may take to begin its answer to a whole request; default 60s, as on Azure.
+    pub response_timeout: Span,
+    /// How long a body may pause, towards either side; default 60s, as on Azure. Also how long a sender may take for a
+    /// body of up to 64 KiB.
+    pub idle_timeout: Span,
+    /// Status while nobody listens: 502, 503 or 404; default 502.
+    pub no_listener: u16,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        // Azure's documents say 502 in their text and 503 in a table, and its WebSocket senders see 404. 502 is the one
+        // of them that tells a client that it did nothing wrong.
+        let minute = Span(Duration::from_secs(60));
+        Self { response_timeout: minute, idle_timeout: minute, no_listener: 502 }
+    }
 }
 
 /// A shared access rule.
@@ -315,6 +354,12 @@ impl EntityConfig {
         if limits.listeners == 0 || limits.senders == 0 || rates.contains(&Some(0)) {
             let message = "has a 0, which would let nothing through; write 1 or more";
             return Err((format!("{at}limits"), message.to_owned()));
+        }
+        if self.http.response_timeout.0.is_zero() || self.http.idle_timeout.0.is_zero() {
+            return Err((format!("{at}http"), "has a timeout of 0, which would let nothing through".to_owned()));
+        }
+        if !matches!(self.http.no_listener, 502 | 503 | 404) {
+            return Err((format!("{at}http.no_listener"), "is none of 502, 503 and 404".to_owned()));
         }
         Ok(())
     }

@@ -2,10 +2,10 @@
 //! it.
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use proto::{
-    hybrid::{TOKEN_HEADER, message::Headers, status::close_reason},
+    hybrid::{LISTENER_HEADER, status::close_reason},
     tunnel::SUBPROTOCOL,
     ws::{Role, handshake},
 };
@@ -14,10 +14,11 @@ use super::{
     Relay,
     access::Line,
     authorize::{Ask, Need, admit, carried},
+    body::Body,
     door::Visitor,
     entities::Entity,
     meet::meet,
-    refusal::{Body, Refusal},
+    refusal::Refusal,
     route::{Asked, Denied},
     share::Place,
     stay::{Over, Stay},
@@ -43,6 +44,9 @@ pub(crate) async fn connect(
     visitor.proven();
     let entity = stay.entity();
     let met = async {
+        if !entity.settings().kind.takes_websockets() {
+            return Err(Refusal::KindMismatch.into());
+        }
         let place = enter(visitor, entity)?;
         let chosen = meet(visitor, entity, &asked).await?;
         // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
@@ -64,9 +68,13 @@ pub(crate) async fn connect(
     line.listener.clone_from(&listener.id);
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     tracing::debug!(id = line.id, entity = entity.name, listener = listener.id, %remote, "sender joined with listener");
-    let response = handshake::switching(accept, protocol.as_deref());
-    let noticed = protocol.as_deref() == Some(SUBPROTOCOL);
-    let joined = Joined { relay: relay.clone(), stays: [stay.into(), listener.stay.clone()], listener: leg, noticed };
+    let mut response = handshake::switching(accept, protocol.as_deref());
+    let is_ours = protocol.as_deref() == Some(SUBPROTOCOL);
+    if is_ours && let Ok(id) = HeaderValue::from_str(&listener.id) {
+        response.headers_mut().insert(LISTENER_HEADER, id);
+    }
+    let stays = [stay.into(), listener.stay.clone()];
+    let joined = Joined { relay: relay.clone(), stays, listener: leg, noticed: is_ours };
     relay.shutdown.spawn(join(joined, own, line, place));
     Ok(response)
 }
@@ -78,32 +86,6 @@ pub(crate) fn enter(visitor: &Visitor, entity: &Entity) -> Result<Place, Denied>
     }
     entity.requests.take().map_err(|excess| Denied::Over(Refusal::TooManyRequests, excess))?;
     entity.senders.take().map_err(|excess| Denied::Over(Refusal::TooManySenders, excess))
-}
-
-/// All of the sender's headers but what carried its token. `Authorization` is the application's, unless it was that.
-pub(crate) fn forwarded(entity: &Entity, asked: &Asked) -> Headers {
-    let headers: &HeaderMap = asked.request.headers();
-    let spent = !entity.settings().anonymous_senders
-        && carried(&asked.target, headers).is_some_and(|carried| carried.in_authorization);
-    let mut fields = Headers::default();
-    for (name, value) in headers {
-        if name.as_str().eq_ignore_ascii_case(TOKEN_HEADER) || spent && name == header::AUTHORIZATION {
-            continue;
-        }
-        // Bytes beyond ASCII are Latin-1, as HTTP has always read them.
-        let value: String = value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
-        fields.join(&canonical(name), &value);
-    }
-    fields
-}
-
-/// The usual spelling of a name: hyper gives lower case, and Java's SDK looks names up as they are written.
-fn canonical(name: &HeaderName) -> String {
-    let words = name.as_str().split('-').map(|word| match word {
-        "websocket" => "WebSocket".to_owned(),
-        _ => word[..word.len().min(1)].to_ascii_uppercase() + word.get(1..).unwrap_or_default(),
-    });
-    words.collect::<Vec<_>>().join("-")
 }
 
 /// A listener that was found for a sender.

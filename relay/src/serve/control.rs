@@ -4,11 +4,11 @@
 //! are what a large relay mostly consists of.
 use std::{sync::Arc, time::Duration};
 
+use ::http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header, uri::Authority};
 use proto::{
     hybrid::{
-        message::{self, BODY_MAX},
+        message::{self, BODY_MAX, Response},
         status::close_reason,
     },
     ws::{
@@ -25,10 +25,12 @@ use super::{
     Relay,
     access::Line,
     authorize::{Ask, Need, admit, carried, check},
+    body::Body,
     door::Visitor,
+    http::{self, Requests},
     listeners::{Base, Listener, Place},
     record::Record,
-    refusal::{Body, Refusal},
+    refusal::Refusal,
     route::{Asked, Denied},
     sources::counted,
     stay::{Over, Stay},
@@ -50,7 +52,7 @@ pub(crate) async fn listen(
     mut asked: Asked,
     accept: HeaderValue,
     mut line: Box<Line>,
-) -> Result<Response<Body>, (Denied, Box<Line>)> {
+) -> Result<::http::Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let admitted = async {
         let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
@@ -80,6 +82,7 @@ pub(crate) async fn listen(
         stay: Arc::new(stay),
         path: asked.target.path().to_owned(),
         id: asked.id,
+        websockets_only: storm::is_hyco_ws(asked.request.headers()),
         place,
         line,
     };
@@ -115,6 +118,7 @@ struct Channel {
     /// As the listener wrote it: what a renewed token is checked against.
     path: String,
     id: String,
+    websockets_only: bool,
     place: Place,
     line: Box<Line>,
 }
@@ -135,6 +139,8 @@ impl Channel {
             base,
             remote: self.line.peer(),
             stay: self.stay.clone(),
+            websockets_only: self.websockets_only,
+            requests: Requests::default(),
             record: Record::new(self.relay.clock.now(), self.stay.grant().holder.clone()),
             gone: CancellationToken::new(),
         };
@@ -149,7 +155,7 @@ impl Channel {
         tokio::pin!(writer);
         let ending = tokio::select! {
             biased;
-            ending = self.serve(&mut receiver) => Some(ending),
+            ending = self.serve(&mut receiver, &listener.requests) => Some(ending),
             () = &mut writer => None,
         };
         let Self { relay, stay, place, mut line, .. } = self;
@@ -164,17 +170,23 @@ impl Channel {
         }
     }
 
-    async fn serve(&mut self, receiver: &mut Receiver<Accepted>) -> Ending {
+    async fn serve(&mut self, receiver: &mut Receiver<Accepted>, requests: &Requests) -> Ending {
         let (drain, force) = (self.relay.shutdown.drain_token(), self.relay.shutdown.force_token());
-        // One response body may be on its way; it belongs to nobody here, since no request was ever sent.
-        let mut body_announced = false;
+        let drained = async {
+            drain.cancelled().await;
+            // Nobody is given anything new.
+            requests.all_answered().await;
+        };
+        tokio::pin!(drained);
+        // A response whose body is the next binary message.
+        let mut announced: Option<Response> = None;
         let mut unasked = Allowance::default();
         loop {
             let left = self.stay.grant().left(self.relay.clock.now());
             let message = tokio::select! {
                 biased;
                 () = force.cancelled() => return Ending { name: "forced", fault: "relay", farewell: Farewell::Nothing },
-                () = drain.cancelled() => {
+                () = &mut drained => {
                     return self.ending("drained", "relay", 1001, "the relay is shutting down");
                 }
                 over = self.stay.over() => return self.dismissed(over),
@@ -188,10 +200,18 @@ impl Channel {
                 Ok(Message::Close(_)) => {
                     return Ending { name: "closed", fault: "none", farewell: Farewell::Queued };
                 }
-                Ok(Message::Binary(bytes)) if bytes.is_empty() || body_announced => body_announced = false,
-                Ok(Message::Binary(_)) => {
-                    return self.ending("protocol_error", "listener", 1002, "a binary message that nothing announced");
-                }
+                Ok(Message::Binary(bytes)) => match announced.take() {
+                    Some(response) => {
+                        let body = http::counted(bytes, &self.stay.entity().buffers);
+                        requests.answer(response, Some(body));
+                    }
+                    // hyco-https sends one behind every answer.
+                    None if bytes.is_empty() => {}
+                    None => {
+                        let reason = "a binary message that nothing announced";
+                        return self.ending("protocol_error", "listener", 1002, reason);
+                    }
+                },
                 Ok(Message::Text(text)) => match message::Message::read(&text) {
                     // A renewal costs signatures, and every message a wake-up; answers were asked for.
                     Ok(message)
@@ -206,7 +226,12 @@ impl Channel {
                             return self.ending(refusal.name(), "listener", 1008, refusal.text());
                         }
                     }
-                    Ok(message::Message::Response(response)) => body_announced = response.body,
+                    Ok(message::Message::Response(_)) if announced.is_some() => {
+                        let reason = "a response in place of the body that was announced";
+                        return self.ending("protocol_error", "listener", 1002, reason);
+                    }
+                    Ok(message::Message::Response(response)) if response.body => announced = Some(response),
+                    Ok(message::Message::Response(response)) => requests.answer(response, None),
                     Ok(_) => {}
                     Err(error) => {
                         self.line.because(&error);

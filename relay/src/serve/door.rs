@@ -1,22 +1,29 @@
 //! The door: accepts connections and holds them to deadlines and counts until they have proven something.
 //!
-//! A connection is *unproven* from its acceptance until its token was checked (or it was refused). It has 5 s for its
-//! first byte, 10 s and 16 KiB for its whole head, and only so many are served at a time (`sources`).
+//! A connection is *unproven* from its acceptance until its token was checked (or it was refused), and again while a
+//! further head of an HTTP sender is on its way. It has 5 s for its first byte, 10 s and 36 KiB for a whole head, and only
+//! so many are served at a time (`sources`).
 use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use identity::tls::ServerTls;
 use tokio::{
+    io::AsyncReadExt as _,
     net::{TcpListener, TcpStream},
     sync::OwnedSemaphorePermit,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tracing::warn;
@@ -24,9 +31,11 @@ use tracing::warn;
 use super::{
     Relay,
     access::Line,
+    body::{Body, CutShort},
     route,
-    share::Excess,
+    share::{Excess, Place},
     sources::{Connected, Sources, Unproven},
+    turns::{Timed, Turns},
     upgrade::Accepted,
 };
 use crate::{
@@ -37,11 +46,12 @@ use crate::{
 /// Within this the first byte must come.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
 
-/// Within this, TLS and the whole request head must have come.
-const WHOLE_HEAD: Duration = Duration::from_secs(10);
+/// Within this, TLS and the whole request head must have come; a further head from its first byte on.
+pub(crate) const WHOLE_HEAD: Duration = Duration::from_secs(10);
 
-/// Largest request head: a token of 4 KiB, a path of 4 KiB, and a browser's cookies.
-const HEAD_MAX: usize = 16 * 1024;
+/// Largest request head: 32 KiB of fields, as much as Azure takes, and a request line of 4 KiB. The most that anybody can
+/// make us hold before a token was seen; `limits.handshakes` says how often.
+const HEAD_MAX: usize = 36 * 1024;
 
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 100;
@@ -49,6 +59,13 @@ const HEADERS_MAX: usize = 100;
 /// Encrypted bytes that TLS takes before they are written: one read of a splice leaves in one write. More is never given
 /// to it at once.
 const TLS_BUFFER: usize = 2 * READ_MAX;
+
+/// How long a connection that we have ended is still read from: a round trip to the other side of the world, and a few
+/// retransmissions.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How much is still read from it: what fits into the buffers of both ends.
+const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// Pause after an accept error: they come in floods (no file descriptors left), and spinning makes those worse.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
@@ -68,10 +85,13 @@ pub(crate) struct Visitor {
     pub(crate) relay: Arc<Relay>,
     pub(crate) peer: SocketAddr,
     pub(crate) tls: bool,
+    /// Whose turn it is.
+    pub(crate) turns: Turns,
     /// Taken by whoever answers the request.
-    pub(crate) line: Mutex<Option<Box<Line>>>,
+    line: Mutex<Option<Box<Line>>>,
     /// Given back once the token was checked.
-    pub(crate) unproven: Mutex<Option<Unproven>>,
+    unproven: Mutex<Option<Unproven>>,
+    sources: Sources,
     /// Its address has more connections than it may have.
     pub(crate) excess: Option<Excess>,
 }
@@ -118,8 +138,10 @@ impl Door {
             relay: self.relay.clone(),
             peer,
             tls: self.tls.is_some(),
+            turns: Turns::new(),
             line: Mutex::new(Some(line)),
             unproven: Mutex::new(None),
+            sources: self.sources.clone(),
             excess,
         });
         let tls = self.tls.as_ref().map(ServerTls::current);
@@ -130,10 +152,13 @@ impl Door {
                 () = force.cancelled() => Err(Failed::Forced),
                 served = visitor.serve(stream, connected, unproven, tls) => served,
             };
-            if let (Err(failed), Some(mut line)) = (served, visitor.take_line()) {
-                visitor.relay.metrics.handshake_failed();
-                failed.tell(&mut line);
+            let Some(mut line) = visitor.take_line() else { return };
+            match (visitor.turns.late(), served) {
+                (Some(late), _) => line.end(late, "peer"),
+                (None, Err(failed)) => failed.tell(&mut line),
+                (None, Ok(())) => return,
             }
+            visitor.relay.metrics.handshake_failed();
         });
     }
 }
@@ -166,7 +191,6 @@ impl Failed {
                 line.because(error);
             }
             Self::TlsTooSlow => line.end("tls_too_slow", "peer"),
-            Self::Http(error) if error.is_timeout() => line.end("head_too_slow", "peer"),
             Self::Http(error) => {
                 line.end("bad_request", "peer");
                 line.because(error);
@@ -184,10 +208,35 @@ impl Visitor {
 
     /// The token was checked: this connection no longer counts as unproven.
     pub(crate) fn proven(&self) {
-        drop(self.unproven.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.unproven().take());
     }
 
-    /// Until the request is answered and, if it was an upgrade, handed over.
+    /// Whether that has happened.
+    pub(crate) fn is_proven(&self) -> bool {
+        self.unproven().is_none()
+    }
+
+    /// Another head begins on this connection.
+    pub(crate) fn begins_again(&self) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(Line::new(self.peer)));
+    }
+
+    /// That head takes its time; false when there is no room for that.
+    pub(crate) fn is_unproven_again(&self) -> bool {
+        let unproven = self.sources.admit_again(self.peer);
+        let has_room = unproven.is_some();
+        if !has_room {
+            self.relay.metrics.crowded();
+        }
+        *self.unproven() = unproven;
+        has_room
+    }
+
+    fn unproven(&self) -> MutexGuard<'_, Option<Unproven>> {
+        self.unproven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until its requests are answered and, if one was an upgrade, handed over.
     async fn serve(
         self: &Arc<Self>,
         stream: TcpStream,
@@ -199,8 +248,8 @@ impl Visitor {
             self.relay.metrics.crowded();
             return Err(Failed::NoTurn);
         }
-        *self.unproven.lock().unwrap_or_else(PoisonError::into_inner) = Some(unproven);
-        let deadline = Instant::now() + WHOLE_HEAD;
+        *self.unproven() = Some(unproven);
+        let deadline = self.turns.begins();
         transport::prepare(&stream).map_err(Failed::Socket)?;
         match timeout(FIRST_BYTE, stream.peek(&mut [0])).await {
             Err(_) => return Err(Failed::NoFirstByte),
@@ -221,19 +270,103 @@ impl Visitor {
         let service = service_fn(move |request| {
             let visitor = visitor.clone();
             // Boxed: a sender waits here for its listener, and everybody else should not carry that much.
-            Box::pin(async move { Ok::<_, Infallible>(route::answer(&visitor, request).await) })
+            Box::pin(async move {
+                visitor.turns.asked();
+                let response = route::answer(&visitor, request).await;
+                Ok::<_, Infallible>(visitor.answering(response))
+            })
         });
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(deadline.saturating_duration_since(Instant::now()))
+        let mut connection = hyper::server::conn::http1::Builder::new()
+            // Timed knows whose turn it is.
+            .header_read_timeout(None)
             .max_buf_size(HEAD_MAX)
+            .max_header_size(HEAD_MAX)
             .max_headers(HEADERS_MAX)
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(Accepted::new(io, connected)), service)
-            .with_upgrades()
-            .await
-            .map_err(Failed::Http)
+            .serve_connection(TokioIo::new(Timed::new(Accepted::new(io, connected), self.clone())), service)
+            .with_upgrades();
+        let draining = self.relay.shutdown.draining();
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = draining => {
+                // The request that is being answered is the last.
+                Pin::new(&mut connection).graceful_shutdown();
+                (&mut connection).await
+            }
+        };
+        // Without parts it was an upgrade, and belongs to somebody else.
+        if let Some(parts) = connection.into_parts() {
+            let io = parts.io.into_inner().into_inner();
+            if self.turns.was_cut() {
+                io.reset();
+            } else if self.turns.late().is_none() {
+                Box::pin(linger(io)).await;
+            }
+        }
+        served.map_err(Failed::Http)
     }
+
+    /// An answer on its way, with what follows it on this connection.
+    fn answering(self: &Arc<Self>, mut response: Response<Body>) -> Response<Answering> {
+        let kept = self.relay.kept.take().ok();
+        let is_last = kept.is_none() && response.status() != StatusCode::SWITCHING_PROTOCOLS;
+        if is_last {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| Answering { body, visitor: self.clone(), kept })
+    }
+}
+
+/// Body of an answer on its way; its end is the end of our turn.
+#[derive(Debug)]
+struct Answering {
+    body: Body,
+    visitor: Arc<Visitor>,
+    kept: Option<Place>,
+}
+
+impl HttpBody for Answering {
+    type Data = Bytes;
+    type Error = CutShort;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(_))) = &polled {
+            self.visitor.turns.cut();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.visitor.turns.answered(self.kept.take());
+    }
+}
+
+/// Takes what a peer is still sending, for a while: closed with something unread, the connection would be reset, and the
+/// answer that says why might be lost on the way.
+async fn linger(mut io: Accepted) {
+    let mut left = LINGER_BYTES;
+    let taken = async {
+        let mut bytes = [0; 4096];
+        while let Ok(read @ 1..) = io.read(&mut bytes).await {
+            left = left.saturating_sub(read);
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever goes on for longer is not listening.
+    let _ = timeout(LINGER, taken).await;
 }
 
 /// Errors that concern one connection that is gone already.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     authorize::Permits,
-    config::{EntityLimits, GrantConfig},
+    config::{EntityLimits, GrantConfig, Http, Kind},
     listeners::Listeners,
     metrics::{EntityMetrics, RelayMetrics},
     plan::{Plan, Planned},
@@ -65,6 +65,10 @@ pub(crate) struct Settings {
     pub(crate) permits: Permits,
     /// Anybody is served at all.
     pub(crate) enabled: bool,
+    /// Which senders it takes.
+    pub(crate) kind: Kind,
+    /// How HTTP requests are relayed.
+    pub(crate) http: Http,
     /// Senders need no token.
     pub(crate) anonymous_senders: bool,
     /// Where listeners may come from; empty is anywhere.
@@ -105,6 +109,8 @@ impl Namespace {
             let settings = Settings {
                 permits: permits(&planned.rules, &config.grants),
                 enabled: config.enabled,
+                kind: config.kind,
+                http: config.http,
                 anonymous_senders: config.anonymous_senders,
                 listeners_from: config.listeners_from.clone(),
             };

@@ -8,12 +8,18 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use prometheus_client::metrics::gauge::Gauge;
 use proto::ws::message::Sender;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{record::Record, share::Excess, stay::Stay};
+use super::{http::Requests, record::Record, refusal::Refusal, share::Excess, stay::Stay};
+
+/// By this a sender names the listeners that it wants, and by the other those that it does not: their ids, separated by
+/// commas. Nobody documents them; the live service and its tests know them.
+const ALLOWED: &str = "microsoft-relay-allowedlisteners";
+const DISALLOWED: &str = "microsoft-relay-disallowedlisteners";
 
 /// When a listener for whom there is no place should come again: others leave when they are restarted.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -31,6 +37,10 @@ pub(crate) struct Listener {
     pub(crate) remote: SocketAddr,
     /// Why it may listen. What it accepted ends with this right.
     pub(crate) stay: Arc<Stay>,
+    /// It would end at the first HTTP request.
+    pub(crate) websockets_only: bool,
+    /// HTTP requests that it has not answered yet.
+    pub(crate) requests: Requests,
     /// What it came to so far.
     pub(crate) record: Record,
     /// Cancelled when it has gone.
@@ -44,6 +54,51 @@ pub(crate) struct Base {
     pub(crate) tls: bool,
     /// Its `Host`.
     pub(crate) authority: String,
+}
+
+impl Listener {
+    /// The part of an id that a sender names it by. Azure's nodes append to an id, and SDKs cut that off again.
+    fn is_called(&self, name: &str) -> bool {
+        first_part(&self.id).eq_ignore_ascii_case(first_part(name))
+    }
+}
+
+fn first_part(id: &str) -> &str {
+    id.split('_').next().unwrap_or_default()
+}
+
+/// Which listeners a sender may be given.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Were asked before.
+    pub(crate) tried: Vec<Arc<Listener>>,
+    allowed: Option<Vec<String>>,
+    disallowed: Vec<String>,
+    for_http: bool,
+}
+
+impl Wanted {
+    /// What a sender's head says about it.
+    pub(crate) fn new(headers: &HeaderMap, for_http: bool) -> Self {
+        let list = |name: &str| {
+            let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+            let ids = values.flat_map(|value| value.split(',')).map(str::trim).filter(|id| !id.is_empty());
+            ids.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let allowed = headers.contains_key(ALLOWED).then(|| list(ALLOWED));
+        Self { tried: Vec::new(), allowed, disallowed: list(DISALLOWED), for_http }
+    }
+
+    fn is_chosen(&self, listener: &Listener) -> bool {
+        self.allowed.as_ref().is_none_or(|ids| ids.iter().any(|id| listener.is_called(id)))
+            && !self.disallowed.iter().any(|id| listener.is_called(id))
+    }
+
+    fn takes(&self, listener: &Arc<Listener>) -> bool {
+        let was_tried = self.tried.iter().any(|other| Arc::ptr_eq(other, listener));
+        let cannot = self.for_http && listener.websockets_only;
+        !was_tried && !cannot && self.is_chosen(listener)
+    }
 }
 
 /// The listeners of one hybrid connection.
@@ -93,20 +148,17 @@ impl Listeners {
         Ok(Place { listeners: self.clone(), registered: None })
     }
 
-    /// One at random, but none of `tried`, and one that does not answer only when there is no other. Waits while the only
+    /// One of those `wanted` at random, and one that does not answer only when there is no other. Waits while the only
     /// candidates are still opening.
-    pub(crate) async fn pick(&self, tried: &[Arc<Listener>]) -> Option<Arc<Listener>> {
+    pub(crate) async fn pick(&self, wanted: &Wanted) -> Option<Arc<Listener>> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             {
                 let state = self.state();
-                let candidates: Vec<&Arc<Listener>> = state
-                    .live
-                    .iter()
-                    .filter(|listener| !tried.iter().any(|other| Arc::ptr_eq(other, listener)))
-                    .collect();
+                let candidates: Vec<&Arc<Listener>> =
+                    state.live.iter().filter(|listener| wanted.takes(listener)).collect();
                 let answering: Vec<&Arc<Listener>> =
                     candidates.iter().copied().filter(|listener| !listener.record.is_unresponsive()).collect();
                 let best = if answering.is_empty() { candidates } else { answering };
@@ -118,6 +170,18 @@ impl Listeners {
                 }
             }
             changed.await;
+        }
+    }
+
+    /// Why there is nobody to pick.
+    pub(crate) fn nobody(&self, wanted: &Wanted) -> Refusal {
+        let state = self.state();
+        if !wanted.tried.is_empty() {
+            Refusal::ListenerLost
+        } else if state.live.iter().any(|listener| !wanted.is_chosen(listener)) {
+            Refusal::NoEligibleListener
+        } else {
+            Refusal::NoListener
         }
     }
 

@@ -20,10 +20,10 @@ use proto::{
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    connect::forwarded,
     door::Visitor,
     entities::Entity,
-    listeners::Listener,
+    fields::forwarded,
+    listeners::{Listener, Wanted},
     record::Given,
     refusal::Refusal,
     rendezvous::{Offer, Ticket, Verdict},
@@ -62,14 +62,15 @@ pub(crate) async fn meet(visitor: &Visitor, entity: &Arc<Entity>, asked: &Asked)
     let patience = relay.accept_timeout / OWN_PART;
     let draining = relay.shutdown.drain_token();
     let id = if is_traceable(&asked.id) { asked.id.clone() } else { new_id() };
-    let (mut tried, mut asking): (Vec<Arc<Listener>>, Vec<Asking>) = (Vec::new(), Vec::new());
+    let mut wanted = Wanted::new(asked.request.headers(), false);
+    let mut asking: Vec<Asking> = Vec::new();
     let (mut ask, mut ask_another) = (true, deadline);
     loop {
         let turn = tokio::select! {
             biased;
             (listener, verdict) = any(&mut asking) => Turn::Answer(listener, verdict),
             () = draining.cancelled() => return Err(Refusal::Draining.into()),
-            picked = entity.listeners.pick(&tried), if ask => Turn::Picked(picked),
+            picked = entity.listeners.pick(&wanted), if ask => Turn::Picked(picked),
             () = sleep_until(deadline) => return Err(Refusal::AcceptTimeout.into()),
             () = sleep_until(ask_another), if !ask => Turn::AskAnother,
         };
@@ -83,10 +84,9 @@ pub(crate) async fn meet(visitor: &Visitor, entity: &Arc<Entity>, asked: &Asked)
             }
             Turn::Answer(_, None) | Turn::AskAnother => ask = true,
             Turn::Picked(None) if !asking.is_empty() => (ask, ask_another) = (false, Instant::now() + patience),
-            Turn::Picked(None) if tried.is_empty() => return Err(Refusal::NoListener.into()),
-            Turn::Picked(None) => return Err(Refusal::ListenerLost.into()),
+            Turn::Picked(None) => return Err(entity.listeners.nobody(&wanted).into()),
             Turn::Picked(Some(listener)) => {
-                tried.push(listener.clone());
+                wanted.tried.push(listener.clone());
                 asking.push(question(visitor, entity, asked, listener, &id, patience)?);
                 (ask, ask_another) = (false, Instant::now() + patience);
             }
@@ -119,7 +119,8 @@ fn question(
 ) -> Result<Asking, Refusal> {
     let relay = &visitor.relay;
     let protocols = handshake::offered_protocols(asked.request.headers()).map(str::to_owned).collect();
-    let mut ticket = relay.table.offer(Offer { entity: entity.name.clone(), id: id.to_owned(), protocols });
+    let offer = Offer { entity: entity.name.clone(), action: Action::Accept, id: id.to_owned(), protocols };
+    let mut ticket = relay.table.offer(offer);
     let text = invitation(visitor, entity, asked, &listener, id, &ticket)?;
     let given = Given::new(entity, &listener, &relay.teller, patience);
     Ok(Box::pin(async move {
@@ -159,7 +160,7 @@ fn invitation(
     let accept = Accept {
         address: rendezvous.address(&asked.target),
         id: id.to_owned(),
-        connect_headers: forwarded(entity, asked),
+        connect_headers: forwarded(entity, &asked.target, asked.request.headers(), |_| true),
         remote_endpoint: Some(Endpoint { address: visitor.peer.ip().to_canonical(), port: visitor.peer.port() }),
     };
     message::Message::Accept(accept).write().map_err(|_| Refusal::HeadTooLarge)

@@ -2,6 +2,7 @@
 use std::sync::atomic::AtomicU64;
 
 use daemon::metrics::Metrics;
+use http::StatusCode;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -24,6 +25,12 @@ struct BytesLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    entity: String,
+    status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
     code: &'static str,
 }
@@ -36,6 +43,7 @@ pub(crate) struct RelayMetrics {
     active_senders: Family<EntityLabel, Gauge>,
     senders: Family<EntityLabel, Counter>,
     bytes: Family<BytesLabel, Counter<u64, AtomicU64>>,
+    requests: Family<StatusLabel, Counter>,
     refusals: Family<CodeLabel, Counter>,
     answer_seconds: Family<EntityLabel, Histogram, fn() -> Histogram>,
     unanswered: Family<EntityLabel, Counter>,
@@ -64,6 +72,8 @@ pub(crate) struct EntityMetrics {
     pub(crate) bytes_to_listener: Counter<u64, AtomicU64>,
     /// Payload from listeners.
     pub(crate) bytes_to_sender: Counter<u64, AtomicU64>,
+    /// HTTP requests by class of their status, from 2xx to 5xx.
+    requests: [Counter; 4],
 }
 
 /// A joined sender; counted out on drop.
@@ -76,6 +86,13 @@ impl EntityMetrics {
         self.senders_opened.inc();
         self.senders.inc();
         OpenSender(self.senders.clone())
+    }
+
+    /// Counts an HTTP request that was answered, by whomever.
+    pub(crate) fn answered(&self, status: StatusCode) {
+        // Whatever is beyond 5xx, RFC 9110 has clients treat as such.
+        let class = usize::from(status.as_u16() / 100).clamp(2, 5);
+        self.requests[class - 2].inc();
     }
 }
 
@@ -93,6 +110,7 @@ impl RelayMetrics {
             active_senders: Family::default(),
             senders: Family::default(),
             bytes: Family::default(),
+            requests: Family::default(),
             refusals: Family::default(),
             answer_seconds: Family::new_with_constructor(|| Histogram::new(ANSWER_SECONDS)),
             unanswered: Family::default(),
@@ -107,6 +125,7 @@ impl RelayMetrics {
             registry.register("active_senders", "Senders that are joined with a listener", all.active_senders);
             registry.register("senders", "Senders joined with a listener", all.senders);
             registry.register("payload_bytes", "Payload forwarded", all.bytes);
+            registry.register("http_requests", "HTTP requests answered, by class of their status", all.requests);
             registry.register("refusals", "Requests refused by the relay, by reason", all.refusals);
             registry.register("answer_seconds", "From asking a listener to its answer", all.answer_seconds);
             registry.register("unanswered", "Questions that a listener never answered", all.unanswered);
@@ -128,6 +147,8 @@ impl RelayMetrics {
     /// The handles of one entity.
     pub(crate) fn entity(&self, name: &str) -> EntityMetrics {
         let entity = EntityLabel { entity: name.to_owned() };
+        let requests = ["2xx", "3xx", "4xx", "5xx"]
+            .map(|status| self.requests.get_or_create_owned(&StatusLabel { entity: name.to_owned(), status }));
         let bytes = |direction| self.bytes.get_or_create_owned(&BytesLabel { entity: name.to_owned(), direction });
         EntityMetrics {
             listeners: self.active_listeners.get_or_create_owned(&entity),
@@ -139,6 +160,7 @@ impl RelayMetrics {
             parked: self.parked.get_or_create_owned(&entity),
             bytes_to_listener: bytes("to_listener"),
             bytes_to_sender: bytes("to_sender"),
+            requests,
         }
     }
 

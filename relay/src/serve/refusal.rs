@@ -6,15 +6,11 @@ mod texts;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::ext::ReasonPhrase;
 use identity::{jwt::JwtError, sas::SasError};
 use proto::hybrid::status::{Tracking, reason};
 
-use super::share::Excess;
-
-/// What answers are made of.
-pub(crate) type Body = Full<Bytes>;
+use super::{body::Body, share::Excess};
 
 /// Seconds after which a relay that ends is replaced by another, or by itself.
 const RETRY_AFTER: u64 = 5;
@@ -32,8 +28,10 @@ pub enum Refusal {
     WebSocketVersion,
     /// A WebSocket upgrade on the plain entity path.
     PlainPathWebSocket,
-    /// An HTTP request on the plain entity path.
-    HttpSender,
+    /// A WebSocket sender on a hybrid connection for HTTP, or the other way round.
+    KindMismatch,
+    /// CONNECT, which no hybrid connection can relay.
+    ConnectMethod,
     /// No token.
     TokenMissing,
     /// Neither a shared access signature nor a JWT.
@@ -58,8 +56,14 @@ pub enum Refusal {
     EntityDisabled,
     /// Nobody listens.
     NoListener,
+    /// Somebody listens, and the sender wants none of them.
+    NoEligibleListener,
     /// Somebody listens, and did not accept in time.
     AcceptTimeout,
+    /// A listener has an HTTP request, and did not begin to answer it in time.
+    ResponseTimeout,
+    /// A listener answered an HTTP request with something that is no answer.
+    BadResponse,
     /// The listener went away before it accepted.
     ListenerLost,
     /// One listener more than allowed.
@@ -74,6 +78,10 @@ pub enum Refusal {
     TooManyRendezvous,
     /// The sender's head does not fit into a message to the listener.
     HeadTooLarge,
+    /// The sender did not send its body in time.
+    BodyTooSlow,
+    /// The sender's body breaks HTTP's rules.
+    BodyBroken,
     /// An accept address that was never given out, was used before, or is too old.
     RendezvousUnknown,
     /// A listener rejects with a status that is none.
@@ -92,7 +100,8 @@ impl Refusal {
         Self::NotWebSocket,
         Self::WebSocketVersion,
         Self::PlainPathWebSocket,
-        Self::HttpSender,
+        Self::KindMismatch,
+        Self::ConnectMethod,
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenSignature,
@@ -104,7 +113,10 @@ impl Refusal {
         Self::EntityUnknown,
         Self::EntityDisabled,
         Self::NoListener,
+        Self::NoEligibleListener,
         Self::AcceptTimeout,
+        Self::ResponseTimeout,
+        Self::BadResponse,
         Self::ListenerLost,
         Self::TooManyListeners,
         Self::TooManySenders,
@@ -112,6 +124,8 @@ impl Refusal {
         Self::TooManyConnections,
         Self::TooManyRendezvous,
         Self::HeadTooLarge,
+        Self::BodyTooSlow,
+        Self::BodyBroken,
         Self::RendezvousUnknown,
         Self::RejectCode,
         Self::ProtocolNotOffered,
@@ -125,11 +139,13 @@ impl Refusal {
             | Self::BadHost
             | Self::NotWebSocket
             | Self::PlainPathWebSocket
+            | Self::ConnectMethod
+            | Self::BodyBroken
             | Self::RejectCode
             | Self::ProtocolNotOffered => StatusCode::BAD_REQUEST,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
-            // A relay with HTTP senders would route it: "not implemented" is what it is.
-            Self::HttpSender => StatusCode::NOT_IMPLEMENTED,
+            // 404 would say that the entity is not there, and 400 that the request is wrong everywhere.
+            Self::KindMismatch => StatusCode::NOT_IMPLEMENTED,
             Self::TokenMissing
             | Self::TokenMalformed
             | Self::TokenSignature
@@ -144,11 +160,12 @@ impl Refusal {
             Self::EntityUnknown => StatusCode::NOT_FOUND,
             // Not 404: that would stop .NET's listeners for good, and it may be enabled again.
             Self::EntityDisabled => StatusCode::FORBIDDEN,
-            // Seen live for WebSocket senders; the documents' 502 is for HTTP senders.
-            Self::NoListener => StatusCode::NOT_FOUND,
+            // Seen live for WebSocket senders. For HTTP senders the entity's configuration says it.
+            Self::NoListener | Self::NoEligibleListener => StatusCode::NOT_FOUND,
             // Sources say 404, 408 and 504. SDKs turn 504 into a timeout, which it is, and 404 into "does not exist".
-            Self::AcceptTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::ListenerLost => StatusCode::BAD_GATEWAY,
+            Self::AcceptTimeout | Self::ResponseTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::ListenerLost | Self::BadResponse => StatusCode::BAD_GATEWAY,
             // The handshake's status is not on record; .NET reads 403 as an exceeded quota, and 404 would stop a
             // listener for good.
             Self::TooManyListeners => StatusCode::FORBIDDEN,
@@ -161,6 +178,17 @@ impl Refusal {
             Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             // The documents say 403, an emulator 400.
             Self::RendezvousUnknown => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// Whose doing it is: `peer`, `listener` or `relay`.
+    pub(crate) fn fault(self) -> &'static str {
+        match self {
+            Self::NoListener | Self::AcceptTimeout | Self::ResponseTimeout | Self::BadResponse | Self::ListenerLost => {
+                "listener"
+            }
+            Self::Draining => "relay",
+            _ => "peer",
         }
     }
 
@@ -194,7 +222,7 @@ impl Refusal {
             body["limit"] = serde_json::json!({ "name": limit, "value": value, "current": current });
             body["retry_after_s"] = again.into();
         }
-        let mut answer = plain(self.status(), &phrase, body.to_string());
+        let mut answer = bare(self.status(), &phrase, body.to_string());
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         match self.status() {
@@ -224,8 +252,8 @@ impl From<SasError> for Refusal {
 }
 
 /// An answer with a reason phrase of its own that ends the connection.
-pub(crate) fn plain(status: StatusCode, phrase: &str, body: String) -> Response<Body> {
-    let mut answer = Response::new(Body::from(body));
+pub(crate) fn bare(status: StatusCode, phrase: &str, body: String) -> Response<Body> {
+    let mut answer = Response::new(Body::from(Bytes::from(body)));
     *answer.status_mut() = status;
     answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     // Phrases are cleaned before they come here; without one the standard phrase is sent.

@@ -1,7 +1,7 @@
 //! Rendezvous that were offered to listeners and not yet taken: each behind a secret of its own.
 //!
 //! A secret has 128 random bits, is kept as its SHA-256 (so that looking it up tells nothing about near misses), counts
-//! once, only for the entity and sender it was made for, and only while that sender waits.
+//! once, only for the entity, action and sender it was made for, and only while that sender waits.
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -11,6 +11,7 @@ use std::{
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hyper::upgrade::OnUpgrade;
+use proto::hybrid::address::Action;
 use tokio::sync::oneshot;
 
 /// Bytes of a secret.
@@ -44,7 +45,9 @@ pub(crate) enum Verdict {
 pub(crate) struct Offer {
     /// Name of the entity.
     pub(crate) entity: String,
-    /// Id of the sender.
+    /// What the listener was asked to do.
+    pub(crate) action: Action,
+    /// Id of the sender, or of its request.
     pub(crate) id: String,
     /// Subprotocols that the sender offers.
     pub(crate) protocols: Vec<String>,
@@ -88,11 +91,13 @@ impl Table {
         Ticket { secret, verdict, key, table: self.clone() }
     }
 
-    /// Takes an offer out. A secret that is used for another entity or sender is spent all the same: it has leaked.
-    pub(crate) fn take(&self, secret: &str, entity: &str, id: &str) -> Option<Taken> {
+    /// Takes an offer out. A secret that is used for another entity, action or sender is spent all the same: it has
+    /// leaked.
+    pub(crate) fn take(&self, secret: &str, entity: &str, action: Action, id: &str) -> Option<Taken> {
         let taken = self.lock().remove(&key_of(secret))?;
-        let is_bound = taken.offer.entity == entity && taken.offer.id == id && !taken.verdict.is_closed();
-        is_bound.then_some(taken)
+        let offer = &taken.offer;
+        let is_bound = offer.entity == entity && offer.action == action && offer.id == id;
+        (is_bound && !taken.verdict.is_closed()).then_some(taken)
     }
 
     /// How many offers there are.
@@ -120,24 +125,26 @@ mod tests {
     use super::*;
 
     fn offer(table: &Table) -> Ticket {
-        table.offer(Offer { entity: "e".into(), id: "i".into(), protocols: Vec::new() })
+        table.offer(Offer { entity: "e".into(), action: Action::Accept, id: "i".into(), protocols: Vec::new() })
     }
 
     #[test]
     fn a_secret_counts_once() {
         let table = Table::default();
         let ticket = offer(&table);
-        assert!(table.take(&ticket.secret, "e", "i").is_some());
-        assert!(table.take(&ticket.secret, "e", "i").is_none());
+        assert!(table.take(&ticket.secret, "e", Action::Accept, "i").is_some());
+        assert!(table.take(&ticket.secret, "e", Action::Accept, "i").is_none());
     }
 
     #[test]
-    fn a_secret_of_another_entity_or_sender_is_refused_and_spent() {
-        for (entity, id) in [("other", "i"), ("e", "other")] {
+    fn a_secret_of_another_entity_action_or_sender_is_refused_and_spent() {
+        for (entity, action, id) in
+            [("other", Action::Accept, "i"), ("e", Action::Request, "i"), ("e", Action::Accept, "other")]
+        {
             let table = Table::default();
             let mut ticket = offer(&table);
-            assert!(table.take(&ticket.secret, entity, id).is_none());
-            assert!(table.take(&ticket.secret, "e", "i").is_none());
+            assert!(table.take(&ticket.secret, entity, action, id).is_none());
+            assert!(table.take(&ticket.secret, "e", Action::Accept, "i").is_none());
             assert!(ticket.verdict.try_recv().is_err());
         }
     }
@@ -149,7 +156,7 @@ mod tests {
         let mut near = ticket.secret.clone();
         near.pop();
         for guess in ["", "AAAAAAAAAAAAAAAAAAAAAA", &near] {
-            assert!(table.take(guess, "e", "i").is_none());
+            assert!(table.take(guess, "e", Action::Accept, "i").is_none());
         }
         assert_eq!(table.len(), 1);
     }
@@ -161,7 +168,7 @@ mod tests {
         let secret = ticket.secret.clone();
         drop(ticket);
         assert_eq!(table.len(), 0);
-        assert!(table.take(&secret, "e", "i").is_none());
+        assert!(table.take(&secret, "e", Action::Accept, "i").is_none());
     }
 
     #[test]

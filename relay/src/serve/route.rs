@@ -1,7 +1,7 @@
 //! One request: what it wants, who answers it, and what the access line says about a refusal.
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use ::http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use proto::{
     hybrid::{
@@ -15,9 +15,11 @@ use proto::{
 use super::{
     accept,
     access::Line,
+    body::Body,
     connect, control,
     door::Visitor,
-    refusal::{Body, Refusal, plain},
+    http,
+    refusal::{Refusal, bare},
     share::Excess,
 };
 
@@ -34,6 +36,8 @@ pub(crate) enum Denied {
     By(Refusal),
     /// By the relay, because of a limit.
     Over(Refusal, Excess),
+    /// By the relay, since nobody listens for HTTP senders: the entity's status for it.
+    Nobody(StatusCode),
     /// By a listener, for its sender.
     ByListener {
         /// Its status.
@@ -51,10 +55,23 @@ impl From<Refusal> for Denied {
     }
 }
 
+impl Denied {
+    /// What the peer is told.
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::By(refusal) | Self::Over(refusal, _) => refusal.status(),
+            Self::Nobody(status) | Self::ByListener { status, .. } => *status,
+            Self::Rejects => StatusCode::GONE,
+        }
+    }
+}
+
 /// A request with everything that its handlers need.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) target: Target,
+    /// It came on the plain path: from an HTTP sender.
+    pub(crate) plain: bool,
     /// Tracing id: the client's, if it is fit for a log line, or a new one.
     pub(crate) id: String,
     pub(crate) request: Request<Incoming>,
@@ -66,7 +83,10 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
     let whole = request.uri().path_and_query().map_or("/", |target| target.as_str()).to_owned();
     let path_asked = whole.split('?').next().unwrap_or_default();
     line.path = clean(path_asked.trim_start_matches('/'), PATH_SHOWN);
-    let parsed = Target::parse(&whole);
+    let (parsed, plain) = match Target::parse(&whole) {
+        Err(TargetError::PlainPath) => (Target::plain(&whole), true),
+        parsed => (parsed, false),
+    };
     let id = match parsed.as_ref().ok().and_then(Target::id) {
         Some(id) => clean(id, ID_SHOWN),
         None => new_id(),
@@ -74,11 +94,11 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
     line.id.clone_from(&id);
     let mut path = line.path.clone();
     let denied = match parsed {
-        Err(error) => Denied::By(refusal_of(error, request.headers())),
+        Err(_) => Refusal::BadTarget.into(),
         Ok(target) => {
             path = clean(target.path(), PATH_SHOWN);
             line.path.clone_from(&path);
-            let asked = Asked { target, id: id.clone(), request };
+            let asked = Asked { target, plain, id: id.clone(), request };
             match dispatch(visitor, asked, line).await {
                 Ok(response) => return response,
                 Err((denied, back)) => {
@@ -88,15 +108,17 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
             }
         }
     };
+    // Who sent a good token may send the next request where it is.
+    let may_go_on = plain && visitor.is_proven();
     visitor.proven();
     let namespace = visitor.relay.namespace();
     let tracking = Tracking { id: &id, namespace: &namespace.host, path: &path, at: visitor.relay.clock.now() };
-    let response = match denied {
-        Denied::By(refusal) => {
-            visitor.relay.metrics.refused(refusal);
-            line.end(refusal.name(), "peer");
-            line.because(refusal.text());
-            refusal.answer(&tracking, None)
+    let mut response = match denied {
+        Denied::By(refusal) => refused(visitor, &mut line, refusal, &tracking),
+        Denied::Nobody(status) => {
+            let mut response = refused(visitor, &mut line, Refusal::NoListener, &tracking);
+            *response.status_mut() = status;
+            response
         }
         Denied::Over(refusal, excess) => {
             visitor.relay.metrics.refused(refusal);
@@ -112,15 +134,25 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
             } else {
                 &description
             };
-            plain(status, &reason(phrase, &tracking), String::new())
+            bare(status, &reason(phrase, &tracking), String::new())
         }
         Denied::Rejects => {
             line.end("rejects", "none");
-            plain(StatusCode::GONE, &reason("The sender was rejected", &tracking), String::new())
+            bare(StatusCode::GONE, &reason("The sender was rejected", &tracking), String::new())
         }
     };
-    line.status = response.status().as_u16();
+    if may_go_on && !visitor.relay.shutdown.is_draining() {
+        response.headers_mut().remove(header::CONNECTION);
+    }
+    line.answers(response.status().as_u16());
     response
+}
+
+fn refused(visitor: &Visitor, line: &mut Line, refusal: Refusal, tracking: &Tracking<'_>) -> Response<Body> {
+    visitor.relay.metrics.refused(refusal);
+    line.end(refusal.name(), refusal.fault());
+    line.because(refusal.text());
+    refusal.answer(tracking, None)
 }
 
 /// Handlers keep the line when they take the connection over, and give it back when they refuse.
@@ -129,6 +161,9 @@ async fn dispatch(
     asked: Asked,
     mut line: Box<Line>,
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
+    if asked.plain {
+        return http::send(visitor, asked, line).await;
+    }
     let accept = match handshake::check_request(&asked.request) {
         Ok(accept) => accept,
         Err(handshake::RequestError::Version) => return Err((Refusal::WebSocketVersion.into(), line)),
@@ -142,15 +177,6 @@ async fn dispatch(
     match asked.target.action() {
         Action::Listen => control::listen(visitor, asked, accept, line).await,
         Action::Connect => connect::connect(visitor, asked, accept, line).await,
-        // No address for a `request` is ever given out, so none is known.
         Action::Accept | Action::Request => accept::accept(visitor, asked, accept, line),
-    }
-}
-
-fn refusal_of(error: TargetError, headers: &HeaderMap) -> Refusal {
-    match error {
-        TargetError::PlainPath if headers.contains_key(http::header::UPGRADE) => Refusal::PlainPathWebSocket,
-        TargetError::PlainPath => Refusal::HttpSender,
-        TargetError::DotSegment | TargetError::UnknownAction => Refusal::BadTarget,
     }
 }

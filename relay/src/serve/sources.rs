@@ -132,6 +132,19 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// The same for another head on a connection that was admitted before. It does not wait: who is kept connected can
+    /// send a head at once, and if there is no room for those who do not, it ends.
+    pub(crate) fn admit_again(&self, peer: SocketAddr) -> Option<Unproven> {
+        let address = counted(peer.ip());
+        let room = self.all.clone().try_acquire_owned().ok()?;
+        let share = self.shares.take(address).ok()?;
+        let served = lock(&self.table).source(address, self.limits.served).served.clone();
+        let turn = served.clone().try_acquire_owned().ok()?;
+        Some(Unproven { served, turn: Some(turn), wait: Duration::ZERO, _share: share, _one_of_all: room })
+    }
+}
+
 impl Table {
     fn source(&mut self, address: IpAddr, served: usize) -> &mut Source {
         if self.by_address.len() >= self.sweep_at {

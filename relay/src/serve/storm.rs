@@ -28,9 +28,10 @@ use tokio::time::{Instant, sleep};
 use super::{
     Relay,
     access::Line,
+    body::Body,
     control::{MESSAGE_MAX, PING},
     door::Visitor,
-    refusal::{Body, Refusal},
+    refusal::Refusal,
     route::{Asked, Denied},
     sources::counted,
     upgrade::taken_over,
@@ -257,7 +258,9 @@ pub(crate) async fn refuse(
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let refusal = match &denied {
-        Denied::By(Refusal::Draining) | Denied::ByListener { .. } | Denied::Rejects => return Err((denied, line)),
+        Denied::By(Refusal::Draining) | Denied::Nobody(_) | Denied::ByListener { .. } | Denied::Rejects => {
+            return Err((denied, line));
+        }
         Denied::By(refusal) | Denied::Over(refusal, _) => *refusal,
     };
     let found = relay.namespace().find(asked.target.path()).cloned();

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::sources::Connected;
+use super::{sources::Connected, turns::Timed};
 use crate::transport::{Ahead, Link, ReadsAhead};
 
 /// What it is made of.
@@ -34,12 +34,17 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Waits until the 101 is out and takes the connection over. `None` when it broke before.
 pub(crate) async fn taken_over(upgrade: OnUpgrade) -> Option<(Accepted, BytesMut)> {
     let upgraded = tokio::time::timeout(ANSWER_DEADLINE, upgrade).await.ok()?.ok()?;
-    handshake::into_parts::<Accepted>(upgraded)
+    handshake::into_parts::<Timed>(upgraded).map(|(io, ahead)| (io.into_inner(), ahead))
 }
 
 impl Accepted {
     pub(crate) fn new(io: Transport, connected: Connected) -> Self {
         Self { io, _connected: connected }
+    }
+
+    /// Ends it in a way that nobody takes for a regular end.
+    pub(crate) fn reset(self) {
+        self.io.reset();
     }
 }
 

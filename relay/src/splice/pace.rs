@@ -3,6 +3,7 @@
 //! All splices of a hybrid connection take from one account. It may go into debt by what one read brings; whoever finds
 //! it in debt waits until it is paid, so nobody needs to know the others and no byte is refused.
 use std::{
+    future::poll_fn,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -68,6 +69,12 @@ impl Pace {
         if !debt.is_zero() {
             self.waiting = Some(Box::pin(sleep(debt)));
         }
+    }
+
+    /// Counts bytes and waits until they are paid for.
+    pub(crate) async fn pay(&mut self, bytes: usize) {
+        self.spend(bytes as u64);
+        poll_fn(|cx| self.poll_wait(cx)).await;
     }
 }
 

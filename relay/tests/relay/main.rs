@@ -13,6 +13,7 @@ mod hostile_floods;
 mod hostile_frames;
 mod hostile_heads;
 mod hostile_json;
+mod http;
 mod jwt;
 mod limits;
 mod listen_hostile;

@@ -34,11 +34,17 @@ impl Refusal {
                 "A WebSocket upgrade came on the entity's plain path.",
                 "Put /$hc/ in front of the entity name.",
             ),
-            Self::HttpSender => (
-                "http_sender",
-                "HTTP senders are not served by this relay build; connect a WebSocket below /$hc/",
-                "An HTTP request came on an entity's plain path. This relay relays WebSockets only.",
-                "Use a WebSocket sender, such as the connector.",
+            Self::KindMismatch => (
+                "kind_mismatch",
+                "The endpoint does not take senders of this kind",
+                "An HTTP request came to a hybrid connection for WebSockets, or a WebSocket to one for HTTP.",
+                "Use the other kind of sender, or set `kind: both` if its listeners understand both.",
+            ),
+            Self::ConnectMethod => (
+                "connect_method",
+                "CONNECT is not relayed",
+                "HTTP's CONNECT asks for a tunnel, and HTTP senders have none.",
+                "Use a WebSocket sender.",
             ),
             Self::TokenMissing => (
                 "token_missing",
@@ -107,15 +113,33 @@ impl Refusal {
                 "The hybrid connection exists, and nobody listens on it.",
                 "Look at the listener's log in the cluster.",
             ),
+            Self::NoEligibleListener => (
+                "no_eligible_listener",
+                "None of the connected listeners meet the AllowedListeners/DisallowedListeners criteria",
+                "The sender names listeners that it wants or does not want, and no other is connected.",
+                "Compare the ids in Microsoft-Relay-AllowedListeners with the relay's `/statusz`.",
+            ),
             Self::AcceptTimeout => (
                 "accept_timeout",
                 "None of the connected listeners accepted the connection within the allowed timeout",
                 "A listener was asked and did not dial back in time.",
                 "Look whether the listener can reach the relay with a second connection.",
             ),
+            Self::ResponseTimeout => (
+                "response_timeout",
+                "The request was routed to the listener but the listener did not respond in the required time",
+                "A listener has the request and did not begin its answer within http.response_timeout.",
+                "Look for a slow target behind the listener, or raise the limit.",
+            ),
+            Self::BadResponse => (
+                "bad_response",
+                "The listener did not answer with an HTTP response",
+                "Its status is none that ends a request, or its rendezvous held something else than an answer.",
+                "Look at the listener's log.",
+            ),
             Self::ListenerLost => (
                 "listener_lost",
-                "The listener went away before it accepted the connection",
+                "The listener went away before it answered",
                 "The listener's control channel or its dial broke, and no other listener could be asked.",
                 "Try again; look at the listener's log if it repeats.",
             ),
@@ -154,6 +178,18 @@ impl Refusal {
                 "The request head does not fit into a message to the listener",
                 "Messages to listeners are limited to 64 KiB because SDKs read no more.",
                 "Send fewer or shorter headers.",
+            ),
+            Self::BodyTooSlow => (
+                "body_too_slow",
+                "The request's body did not come in time",
+                "The sender paused in its body for longer than http.idle_timeout.",
+                "Send without pauses, or raise the limit.",
+            ),
+            Self::BodyBroken => (
+                "body_broken",
+                "The request's body breaks the rules of HTTP",
+                "The body is shorter than announced, or its chunks are malformed.",
+                "Look for a proxy that changes bodies.",
             ),
             Self::RendezvousUnknown => (
                 "rendezvous_unknown",

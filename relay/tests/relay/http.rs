@@ -1,0 +1,4 @@
+//! HTTP senders, as raw bytes on one side and JSON messages on the other.
+mod control;
+mod head;
+mod support;
