@@ -66,7 +66,7 @@ pub use self::{
 };
 use crate::{
     dial::{Carrier, Dialer, ReachError},
-    transport::{Link, is_untrusted},
+    transport::{Ahead, Link, is_untrusted},
 };
 
 /// Time for one dial. A relay may take 30 s to find a listener that accepts, and says why when it finds none; so its
@@ -80,7 +80,7 @@ const LISTENER: HeaderName = HeaderName::from_static(proto::hybrid::LISTENER_HEA
 const DISALLOWED: HeaderName = HeaderName::from_static("microsoft-relay-disallowedlisteners");
 
 /// Either transport under a sender's WebSocket.
-pub type Transport = Link<TlsStream<Carrier>, Carrier>;
+pub type Transport = Link<TlsStream<Ahead<Carrier>>, Carrier>;
 
 /// Why a dial failed: stage and cause.
 #[derive(Debug, thiserror::Error)]
@@ -262,7 +262,7 @@ pub(crate) async fn secure(
     let failed = |source| DialError::Tls { authority: authority.clone(), source };
     let name = ServerName::try_from(address.host.clone())
         .map_err(|error| failed(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
-    match TlsConnector::from(tls.clone()).connect(name, carrier).await {
+    match TlsConnector::from(tls.clone()).connect(name, Ahead::new(carrier)).await {
         Ok(stream) => Ok(Link::Tls(Box::new(stream))),
         Err(source) if is_untrusted(&source) => Err(DialError::Untrusted { authority, source }),
         Err(source) => Err(failed(source)),

@@ -30,7 +30,6 @@ use proto::ws::frame::DecodeError;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::leg::READ_MAX;
 pub use self::{
     buffers::{Buffers, Lease},
     leg::{Framing, Leg},

@@ -38,10 +38,7 @@ use super::{
     turns::{Timed, Turns},
     upgrade::Accepted,
 };
-use crate::{
-    splice::READ_MAX,
-    transport::{self, Ahead, Link},
-};
+use crate::transport::{self, Ahead, Link};
 
 /// Within this the first byte must come.
 const FIRST_BYTE: Duration = Duration::from_secs(5);
@@ -55,10 +52,6 @@ const HEAD_MAX: usize = 36 * 1024;
 
 /// Most header lines of a request.
 const HEADERS_MAX: usize = 100;
-
-/// Encrypted bytes that TLS takes before they are written: one read of a splice leaves in one write. More is never given
-/// to it at once.
-const TLS_BUFFER: usize = 2 * READ_MAX;
 
 /// How long a connection that we have ended is still read from: a round trip to the other side of the world, and a few
 /// retransmissions.
@@ -261,9 +254,7 @@ impl Visitor {
             None => Link::Tcp(stream),
             Some(config) => {
                 let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(Ahead::new(stream))).await;
-                let mut stream = accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?;
-                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-                Link::Tls(Box::new(stream))
+                Link::Tls(Box::new(accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?))
             }
         };
         let visitor = self.clone();

@@ -49,6 +49,10 @@ impl Accepted {
 }
 
 impl ReadsAhead for Accepted {
+    fn take_at_once(&mut self, bytes: usize) {
+        self.io.take_at_once(bytes);
+    }
+
     fn read_ahead(&mut self, bytes: usize) {
         self.io.read_ahead(bytes);
     }

@@ -13,7 +13,7 @@ use proto::ws::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use self::read::READ_MAX;
+pub(super) use self::read::READ_MAX;
 use super::{
     buffers::{Buffers, Lease},
     outbox::Outbox,
@@ -71,7 +71,9 @@ pub struct Leg<IO> {
 
 impl<IO: AsyncRead + AsyncWrite + ReadsAhead + Unpin> Leg<IO> {
     /// `read_ahead` holds bytes that came behind the handshake.
-    pub fn new(io: IO, framing: Framing, read_ahead: BytesMut, buffers: Buffers) -> Self {
+    pub fn new(mut io: IO, framing: Framing, read_ahead: BytesMut, buffers: Buffers) -> Self {
+        // One read of the other side, and the headers that it gets here, leave in one write.
+        io.take_at_once(2 * READ_MAX);
         let role = match framing {
             Framing::WebSocket(role) => role,
             Framing::Raw { .. } => Role::Server,

@@ -1,5 +1,5 @@
-//! Large reads below TLS, which asks for 4 KiB at a time: a busy connection would spend more on system calls than on
-//! decryption.
+//! Large reads and writes below TLS, which asks for 4 KiB at a time: a busy connection would spend more on system calls
+//! than on decryption.
 //!
 //! How much is read at once is set from outside, because what was read and not yet asked for is memory. Bytes that are
 //! held are given out first, whatever was set since; with 0, nothing is held beyond them.
@@ -19,8 +19,12 @@ use tokio_util::io::poll_read_buf;
 use super::Link;
 use crate::dial::Carrier;
 
-/// A transport that can be told to read ahead of TLS.
+/// A transport that can be told to read ahead of TLS, and to write much at once.
 pub trait ReadsAhead {
+    /// Lets TLS take `bytes` before they are written. Whoever gives it no more than that at once is slowed down by the
+    /// peer all the same.
+    fn take_at_once(&mut self, bytes: usize);
+
     /// Reads up to `bytes` at once from now on; with 0, only what is asked for.
     fn read_ahead(&mut self, bytes: usize);
 
@@ -49,6 +53,8 @@ impl<IO> Ahead<IO> {
 }
 
 impl<IO> ReadsAhead for Ahead<IO> {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, bytes: usize) {
         if self.held.is_empty() && bytes != self.most {
             self.held = BytesMut::new();
@@ -63,6 +69,8 @@ impl<IO> ReadsAhead for Ahead<IO> {
 
 /// Whoever reads TCP itself sizes its reads.
 impl ReadsAhead for TcpStream {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, _: usize) {}
 
     fn held(&self) -> usize {
@@ -71,6 +79,8 @@ impl ReadsAhead for TcpStream {
 }
 
 impl ReadsAhead for Carrier {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, _: usize) {}
 
     fn held(&self) -> usize {
@@ -79,6 +89,10 @@ impl ReadsAhead for Carrier {
 }
 
 impl<IO: ReadsAhead> ReadsAhead for tokio_rustls::server::TlsStream<IO> {
+    fn take_at_once(&mut self, bytes: usize) {
+        self.get_mut().1.set_buffer_limit(Some(bytes));
+    }
+
     fn read_ahead(&mut self, bytes: usize) {
         self.get_mut().0.read_ahead(bytes);
     }
@@ -89,6 +103,10 @@ impl<IO: ReadsAhead> ReadsAhead for tokio_rustls::server::TlsStream<IO> {
 }
 
 impl<IO: ReadsAhead> ReadsAhead for tokio_rustls::client::TlsStream<IO> {
+    fn take_at_once(&mut self, bytes: usize) {
+        self.get_mut().1.set_buffer_limit(Some(bytes));
+    }
+
     fn read_ahead(&mut self, bytes: usize) {
         self.get_mut().0.read_ahead(bytes);
     }
@@ -99,6 +117,13 @@ impl<IO: ReadsAhead> ReadsAhead for tokio_rustls::client::TlsStream<IO> {
 }
 
 impl<T: ReadsAhead, P: ReadsAhead> ReadsAhead for Link<T, P> {
+    fn take_at_once(&mut self, bytes: usize) {
+        match self {
+            Self::Tcp(stream) => stream.take_at_once(bytes),
+            Self::Tls(stream) => stream.take_at_once(bytes),
+        }
+    }
+
     fn read_ahead(&mut self, bytes: usize) {
         match self {
             Self::Tcp(stream) => stream.read_ahead(bytes),
@@ -116,6 +141,8 @@ impl<T: ReadsAhead, P: ReadsAhead> ReadsAhead for Link<T, P> {
 
 #[cfg(test)]
 impl ReadsAhead for tokio::io::DuplexStream {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, _: usize) {}
 
     fn held(&self) -> usize {

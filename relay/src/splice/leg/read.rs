@@ -20,7 +20,7 @@ use super::{super::Broke, Framing, Leg};
 use crate::{splice::outbox::COPIED_MAX, transport::ReadsAhead};
 
 /// Largest read: beyond it, fewer system calls and wake-ups of the peers save little.
-pub(crate) const READ_MAX: usize = 128 * 1024;
+pub(in crate::splice) const READ_MAX: usize = 128 * 1024;
 
 /// Read of a connection that was quiet, and the least that every connection has: most requests and answers fit, and ten
 /// thousand of them cost little.

@@ -1,5 +1,5 @@
 //! Memory for bytes in flight: bounded, counted, given back, and never so short that nothing moves.
-use super::*;
+use super::{super::leg::READ_MAX, *};
 
 /// What one direction holds at the least while bytes are on their way.
 const LEAST: usize = 3 * 4096;

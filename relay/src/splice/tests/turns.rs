@@ -6,7 +6,7 @@ use std::sync::{
 
 use tokio::io::ReadBuf;
 
-use super::*;
+use super::{super::leg::READ_MAX, *};
 
 /// A peer that has always more to say, and takes everything.
 struct Endless {
@@ -24,6 +24,8 @@ impl Endless {
 }
 
 impl ReadsAhead for Endless {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, _: usize) {}
 
     fn held(&self) -> usize {
@@ -59,6 +61,8 @@ impl AsyncWrite for Endless {
 struct Silent(Arc<AtomicUsize>);
 
 impl ReadsAhead for Silent {
+    fn take_at_once(&mut self, _: usize) {}
+
     fn read_ahead(&mut self, _: usize) {}
 
     fn held(&self) -> usize {
