@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     peers::{Control, Dialer, Seen},
-    world::World,
+    world::{World, check_descriptors},
 };
 
 /// Hybrid connections; 25 listeners each, as on Azure.
@@ -24,6 +24,7 @@ const IDLE: Duration = Duration::from_secs(100);
 
 /// Prints memory per step and CPU at the last.
 pub(crate) async fn run() -> anyhow::Result<()> {
+    check_descriptors(ENTITIES * LISTENERS + 1000)?;
     let world = World::start(ENTITIES, false).await;
     let (seen, dialer) = (Seen::of(&world, ENTITIES), Dialer::new()?);
     let mut listeners = tokio::task::JoinSet::new();

@@ -4,7 +4,7 @@
 //! `cargo bench -p causeway-tests --bench relay -- splice` runs one of `splice`, `idle`, `rendezvous` and `restart`, and
 //! prints rows of `RESULTS.md`. Build the program first (`cargo build --release -p relay`) and name its folder in
 //! `CAUSEWAY_BIN`. `splice` compares with Debian's `haproxy`; both are pinned to the second core, so start the bench with
-//! `taskset -c 0`. The others need 20,000 file descriptors per process (`ulimit -n`).
+//! `taskset -c 0`. The others hold 10,000 connections open (`ulimit -n 20000`).
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
 
 mod bytes;

@@ -20,7 +20,7 @@ use super::{
     idle::{AT_A_TIME, ENTITIES, LISTENERS},
     peers::{Control, Dialer, Refused, Seen},
     percentile,
-    world::World,
+    world::{World, check_descriptors},
 };
 
 /// Time between two senders.
@@ -44,6 +44,7 @@ enum Met {
 
 /// Prints how long it took, and what senders saw meanwhile.
 pub(crate) async fn run() -> anyhow::Result<()> {
+    check_descriptors(ENTITIES * LISTENERS + 2000)?;
     let mut world = World::start(ENTITIES, false).await;
     let (seen, dialer) = (Seen::of(&world, ENTITIES), Dialer::new()?);
     let (back, all) = (Arc::new(AtomicUsize::new(0)), ENTITIES * LISTENERS);

@@ -72,6 +72,19 @@ impl World {
     }
 }
 
+/// Fails when this process, and so the relay that it starts, may not hold so many connections.
+pub(crate) fn check_descriptors(connections: usize) -> anyhow::Result<()> {
+    let limits = std::fs::read_to_string("/proc/self/limits")?;
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap_or_default();
+    let soft = line.split_whitespace().nth(3).and_then(|word| word.parse().ok()).unwrap_or(0);
+    anyhow::ensure!(
+        soft > connections,
+        "{soft} file descriptors are too few: run `ulimit -n {}` first",
+        connections * 2
+    );
+    Ok(())
+}
+
 /// All limits that a load from one machine would meet are raised; the others stay as they are.
 fn config(ip: IpAddr, port: u16, entities: usize) -> String {
     let entities: String =
