@@ -230,6 +230,19 @@ async fn without_a_proxy_the_destination_is_dialled() {
 }
 
 #[tokio::test]
+async fn an_address_that_refuses_leaves_it_to_the_next_up_to_a_limit() {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open = target.local_addr().unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut addresses = vec![closed; ADDRESSES_MAX - 1];
+    addresses.push(open);
+    let (connected, _) = tokio::join!(first_of(&addresses), target.accept());
+    assert_eq!(connected.unwrap().peer_addr().unwrap(), open);
+    addresses.insert(0, closed);
+    assert_eq!(first_of(&addresses).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
 async fn nothing_that_is_no_host_reaches_a_request_line() {
     let dialer = dialer(settings("http://proxy.invalid:3128".to_owned()));
     let long = "a".repeat(256);
