@@ -15,7 +15,7 @@ use std::fmt::Write as _;
 /// Header that carries the token on every handshake of ours; always removed before a listener sees the head.
 pub const TOKEN_HEADER: &str = "ServiceBusAuthorization";
 
-/// Header of an answer to a sender that speaks our subprotocol: id of the listener that it was joined with, so that it can
+/// Header of an answer to a sender that offers our subprotocol: id of the listener that it was joined with, so that it can
 /// avoid one that is an impostor.
 pub const LISTENER_HEADER: &str = "causeway-listener";
 

@@ -18,3 +18,4 @@ mod sdk_python;
 mod sdk_ws;
 mod shutdown;
 mod sidecar;
+mod thief;

@@ -125,9 +125,9 @@ async fn may_connect(probe: &Probe<'_>, token: Option<&Minted>) -> bool {
     }
 }
 
-/// Refused for want of a listener, which comes after the token was found good.
+/// Refused for want of a listener, or because only HTTP senders are taken: both come after the token was found good.
 fn is_let_in(refused: &Refused) -> bool {
-    matches!(refused.status, 404 | 502 | 504)
+    matches!(refused.status, 404 | 501 | 502 | 504)
 }
 
 fn connect(address: &Address) -> String {

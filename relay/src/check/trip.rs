@@ -231,7 +231,7 @@ fn refused(error: DialError) -> Finding {
         Ok(super::probe::Answer::Refused(refused)) => match refused.status {
             401 | 403 | 404 | 429 | 503 | 504 => refused.finding(Stage::RoundTrip),
             _ => {
-                let text = format!("the listener refused: {}", refused.said());
+                let text = format!("refused: {}", refused.said());
                 Finding::fail(Stage::RoundTrip, Code::NoRoundTrip, text)
             }
         },

@@ -35,6 +35,8 @@ pub(crate) async fn connect(
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     let relay = &visitor.relay;
     let own = hyper::upgrade::on(&mut asked.request);
+    // Said by the sender and by nobody else: a thief among listeners would choose to have no name.
+    let asks_who = handshake::offered_protocols(asked.request.headers()).any(|name| name == SUBPROTOCOL);
     let token = carried(&asked.target, asked.request.headers()).map(|carried| carried.token);
     let ask = Ask { peer: visitor.peer.ip(), path: asked.target.path(), token, need: Need::Send };
     let stay = match admit(relay, ask).await {
@@ -70,7 +72,7 @@ pub(crate) async fn connect(
     tracing::debug!(id = line.id, entity = entity.name, listener = listener.id, %remote, "sender joined with listener");
     let mut response = handshake::switching(accept, protocol.as_deref());
     let is_ours = protocol.as_deref() == Some(SUBPROTOCOL);
-    if is_ours && let Ok(id) = HeaderValue::from_str(&listener.id) {
+    if asks_who && let Ok(id) = HeaderValue::from_str(&listener.id) {
         response.headers_mut().insert(LISTENER_HEADER, id);
     }
     let stays = [stay.into(), listener.stay.clone()];

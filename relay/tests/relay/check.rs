@@ -149,7 +149,7 @@ async fn a_sender_without_listeners_and_one_whose_target_is_down_are_told_so() {
     listener.up().await;
     let found = checked(&alone, &straight()).await;
     let finding = fails(&found, Stage::RoundTrip, Code::NoRoundTrip);
-    assert!(finding.text.contains("502 The listener cannot reach its target"), "{finding}");
+    assert!(finding.text.starts_with("refused: 502 The listener cannot reach its target"), "{finding}");
 }
 
 #[tokio::test]
@@ -450,6 +450,23 @@ async fn a_hybrid_connection_that_is_not_there_is_named() {
     fails(&checked(&missing, &straight()).await, Stage::Token, Code::EntityUnknown);
     let missing = subject(format!("ws://{}/no-such", relay.address), Role::Sender, rule("all", NAMESPACE_KEY));
     fails(&checked(&missing, &straight()).await, Stage::Token, Code::EntityUnknown);
+}
+
+#[tokio::test]
+async fn a_hybrid_connection_for_http_senders_alone_takes_no_rendezvous() {
+    let text = config("{ address: 127.0.0.1:0 }", "").replace("  other:\n", "  other:\n    kind: http\n");
+    let relay = Relay::with(&text).await;
+    let sender = subject(format!("ws://{}/other", relay.address), Role::Sender, rule("send", SECOND_KEY));
+    let found = checked(&sender, &straight()).await;
+    assert_eq!(at(&found, Stage::Token).status, Status::Ok);
+    assert!(fails(&found, Stage::RoundTrip, Code::NoRoundTrip).text.starts_with("refused: 501 "));
+    all_well(
+        &checked(
+            &subject(format!("ws://{}/other", relay.address), Role::Listener, rule("listen", SECOND_KEY)),
+            &straight(),
+        )
+        .await,
+    );
 }
 
 #[tokio::test]

@@ -136,6 +136,31 @@ async fn the_listener_is_named_when_the_relay_names_it_and_others_can_be_asked_f
 }
 
 #[tokio::test]
+async fn a_relay_of_ours_names_the_listener_to_a_connector_and_takes_it_past_one() {
+    let relay = Relay::new().await;
+    let mut control = relay.listener().await;
+    // Whatever the listener chooses: a thief would choose nothing.
+    for chosen in [&[("Sec-WebSocket-Protocol", "causeway.v1")][..], &[]] {
+        let request = Request { protocols: &["causeway.v1"], ..Request::default() };
+        let (connected, _accepted) =
+            tokio::join!(async { sender().dial(&address(&relay), &credential(), request).await }, async {
+                dial_address(&control.address().await, chosen).await.unwrap()
+            });
+        assert_eq!(connected.unwrap().listener.as_deref(), Some("listener-1"));
+    }
+    let (connected, _accepted) =
+        tokio::join!(async { sender().dial(&address(&relay), &credential(), Request::default()).await }, async {
+            dial_address(&control.address().await, &[]).await.unwrap()
+        });
+    assert_eq!(connected.unwrap().listener, None, "other senders are not told who listens");
+    let avoid = ["listener-1".to_owned()];
+    let request = Request { protocols: &["causeway.v1"], avoid: &avoid, ..Request::default() };
+    let refused = sender().dial(&address(&relay), &credential(), request).await.unwrap_err();
+    let (status, reason) = refused.refusal().unwrap();
+    assert!(status == 404 && reason.contains("DisallowedListeners"), "{status} {reason}");
+}
+
+#[tokio::test]
 async fn one_join_string_for_each_side_is_all_that_listener_and_sender_need() {
     let relay = Relay::new().await;
     let (target, _echo) = echo().await;
