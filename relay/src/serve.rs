@@ -69,8 +69,8 @@ use self::{
 };
 use crate::splice::Buffers;
 
-/// ALPN of the relay: WebSocket upgrades need HTTP/1.1.
-const ALPN: &[&[u8]] = &[b"http/1.1"];
+/// ALPN of the relay: WebSocket upgrades need HTTP/1.1, and senders of HTTP/1.0 name their version too.
+const ALPN: &[&[u8]] = &[b"http/1.1", b"http/1.0"];
 
 /// A running relay.
 #[derive(Debug)]
