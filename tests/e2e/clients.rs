@@ -1,98 +1,25 @@
 //! Unmodified clients get from a service in the cluster what they would get from it directly.
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use causeway_tests::{
     curl::Curl,
     nginx::{self, Nginx},
-    pattern::{Pattern, hex},
+    pattern::Pattern,
     site::Face,
     tokens::Algorithm,
     topology::Topology,
     wait::within,
 };
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::Command,
 };
 
+use crate::service::{HeadLength, curl_sees_the_service, fetch_sees_the_service};
+
 const LIMIT: Duration = Duration::from_secs(90);
-
-/// Everything that curl must see behind `base`, whatever lies between.
-async fn curl_sees_the_service(base: &str, token: Option<&str>, web: &Path, folder: &Path) {
-    let request = |path: &str| {
-        let curl = Curl::new(format!("{base}{path}"));
-        match token {
-            Some(token) => curl.bearer(token),
-            None => curl,
-        }
-    };
-
-    let hello = request("/").run().await;
-    assert_eq!((hello.status, hello.text().as_str()), (200, nginx::HELLO), "{}", hello.complaint);
-    assert_eq!(hello.fields["content-type"], "text/html");
-
-    let head = request("/").head().run().await;
-    assert_eq!((head.exit, head.status), (0, 200), "{}", head.complaint);
-    assert_eq!(head.fields["content-length"], nginx::HELLO.len().to_string());
-
-    let missing = request("/missing").run().await;
-    assert_eq!(missing.status, 404, "{}", missing.complaint);
-    assert!(missing.text().contains("nginx"), "the 404 is the target's own: {}", missing.text());
-
-    let echo = request("/echo?q=1").post("a body").run().await;
-    assert_eq!((echo.status, echo.text().as_str()), (200, "POST /echo?q=1\na body\n"), "{}", echo.complaint);
-
-    // Up with a known length and chunked, and down again.
-    let upload = folder.join("upload.bin");
-    let payload = Pattern::new(5 * 1024 * 1024 + 7).bytes();
-    std::fs::write(&upload, &payload).unwrap();
-    for (path, chunked) in [("/files/sized.bin", false), ("/files/chunked.bin", true)] {
-        let mut put = request(path).upload(&upload);
-        if chunked {
-            put = put.header("Transfer-Encoding: chunked");
-        }
-        let answer = put.run().await;
-        assert!(matches!(answer.status, 201 | 204), "{path}: {answer:?}");
-        assert_eq!(std::fs::read(web.join(&path[1..])).unwrap(), payload, "{path}");
-    }
-
-    let large = folder.join("large.bin");
-    let answer = request("/large.bin").output(&large).run().await;
-    assert_eq!((answer.exit, answer.status), (0, 200), "{}", answer.complaint);
-    assert_eq!(hex(&digest_of(&large)), hex(Pattern::new(nginx::LARGE).digest().as_ref()));
-
-    // One curl process, one hundred requests, one connection.
-    let answer = request("/echo?n=[1-100]").args(["--write-out", "%{num_connects}\n"]).run().await;
-    assert_eq!(answer.exit, 0, "{}", answer.complaint);
-    let text = answer.text();
-    let connections: u32 =
-        text.lines().filter_map(|line| line.strip_prefix("1").filter(|rest| rest.is_empty())).map(|_| 1).sum();
-    assert_eq!(connections, 1, "connections are kept: {text}");
-}
-
-fn digest_of(file: &Path) -> Vec<u8> {
-    let bytes = std::fs::read(file).unwrap();
-    aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &bytes).as_ref().to_vec()
-}
-
-/// Everything that Node's fetch must see behind `base`.
-async fn fetch_sees_the_service(base: &str, token: Option<&str>) {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/fetch.mjs");
-    let digest = hex(Pattern::new(nginx::LARGE).digest().as_ref());
-    let output = Command::new("node")
-        .args([script, base, token.unwrap_or_default(), &digest])
-        .kill_on_drop(true)
-        .output()
-        .await
-        .expect("node is installed; `tests/run setup` does it");
-    assert!(
-        output.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-}
 
 /// The yardstick itself: what is expected below is what the service really says.
 #[tokio::test(flavor = "multi_thread")]
@@ -101,8 +28,9 @@ async fn what_is_expected_holds_without_anything_between() {
         let folder = tempfile::tempdir().unwrap();
         let nginx = Nginx::start(folder.path());
         let base = format!("http://{}", nginx.address);
-        curl_sees_the_service(&base, None, &nginx.web(), folder.path()).await;
-        fetch_sees_the_service(&base, None).await;
+        curl_sees_the_service(|path| Curl::new(format!("{base}{path}")), HeadLength::Said, &nginx.web(), folder.path())
+            .await;
+        fetch_sees_the_service(&base, HeadLength::Said, &json!({}), None).await;
     })
     .await;
 }
@@ -129,8 +57,7 @@ async fn curl_sees_the_service_through_a_relay() {
 async fn fetch_sees_the_service_in_direct_mode() {
     within(LIMIT, async {
         let topology = Topology::direct().await;
-        let token = topology.site.issuer.valid();
-        fetch_sees_the_service(&topology.connector.url(Face::Caller), Some(&token)).await;
+        fetch_through(&topology).await;
     })
     .await;
 }
@@ -139,8 +66,7 @@ async fn fetch_sees_the_service_in_direct_mode() {
 async fn fetch_sees_the_service_through_a_relay() {
     within(LIMIT, async {
         let topology = Topology::relay().await;
-        let token = topology.site.issuer.valid();
-        fetch_sees_the_service(&topology.connector.url(Face::Caller), Some(&token)).await;
+        fetch_through(&topology).await;
     })
     .await;
 }
@@ -248,10 +174,17 @@ async fn a_tcp_stream_ends_each_direction_for_itself() {
     .await;
 }
 
+async fn fetch_through(topology: &Topology) {
+    let fields = json!({ "authorization": format!("Bearer {}", topology.site.issuer.valid()) });
+    fetch_sees_the_service(&topology.connector.url(Face::Caller), HeadLength::Said, &fields, None).await;
+}
+
 async fn curl_through(topology: &Topology) {
     let token = topology.site.issuer.valid();
     let site = &topology.site;
-    curl_sees_the_service(&topology.connector.url(Face::Caller), Some(&token), &site.nginx.web(), site.path()).await;
+    let base = topology.connector.url(Face::Caller);
+    let request = |path: &str| Curl::new(format!("{base}{path}")).bearer(&token);
+    curl_sees_the_service(request, HeadLength::Said, &site.nginx.web(), site.path()).await;
     // The face that speaks as the connector needs no token.
     let answer = Curl::new(topology.connector.url(Face::Web)).run().await;
     assert_eq!((answer.status, answer.text().as_str()), (200, nginx::HELLO));

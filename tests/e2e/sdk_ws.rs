@@ -6,9 +6,7 @@ use causeway_tests::{
     hyco,
     namespace::{LISTEN, Namespace, SEND},
     pattern::Pattern,
-    programs,
     targets::Target,
-    topology::ready,
     wait::within,
 };
 use daemon::{config::SecretRef, process::Context};
@@ -246,21 +244,7 @@ async fn a_hyco_ws_sender_reaches_a_service_behind_our_listener() {
     within(LIMIT, async {
         let namespace = Namespace::new().await;
         let echo = Target::echo().await;
-        let config = format!(
-            "hybrid_connections:
-  - url: sb://{}/ws
-    credential: {{ sas: {{ rule: {LISTEN}, key: {{ file: listen.key }} }} }}
-    forward: {{ tcp: \"{}\" }}
-trust: {{ system: false, files: [ca.pem] }}
-admin: {{ address: 127.0.0.1:0 }}
-log: {{ level: debug }}
-",
-            namespace.address, echo.address
-        );
-        causeway_tests::pki::write(&namespace.path().join("listener.yaml"), &config);
-        let mut listener = programs::start("listener", "relay", namespace.path(), ["listen", "-c", "listener.yaml"]);
-        let admin = listener.address("admin").await;
-        ready("listener", admin).await;
+        let _listener = namespace.listener("ws", &format!("tcp: \"{}\"", echo.address)).await;
         let mut sender = hyco::ws_sender(&namespace, "ws", "", json!({}));
         sender.next("open").await;
         for length in [5, 70_000] {

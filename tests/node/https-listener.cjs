@@ -34,7 +34,8 @@ const answer = (request, response, body) => {
 const answers = {
   echo(request, response, body) {
     response.setHeader('Content-Type', request.headers['content-type'] ?? 'application/octet-stream');
-    response.end(body);
+    // The package never sends an answer that ends with an empty buffer.
+    response.end(body.length > 0 ? body : undefined);
   },
   seen(request, response, body) {
     response.setHeader('Content-Type', 'application/json');

@@ -97,8 +97,11 @@ pub fn close(code: u16, reason: &str) -> Value {
 
 /// Whether an event tells of this payload: type, length and SHA-256.
 pub fn is_payload(event: &Entry, kind: &str, bytes: &[u8]) -> bool {
+    event.field("type").as_deref() == Some(kind) && is_body(event, bytes)
+}
+
+/// Whether an event tells of this body: length and SHA-256.
+pub fn is_body(event: &Entry, bytes: &[u8]) -> bool {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
-    event.field("type").as_deref() == Some(kind)
-        && event.field("length") == Some(bytes.len().to_string())
-        && event.field("sha256") == Some(hex(digest.as_ref()))
+    event.field("length") == Some(bytes.len().to_string()) && event.field("sha256") == Some(hex(digest.as_ref()))
 }

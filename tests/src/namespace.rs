@@ -13,6 +13,7 @@ use crate::{
     pki::{Pki, write},
     process::Process,
     programs,
+    topology::ready,
     wait::private_loopback,
 };
 
@@ -45,16 +46,23 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// With one hybrid connection for WebSockets, `ws`, and `open`, whose senders need no token.
+    /// With one hybrid connection for WebSockets, `ws`; one for HTTP, `http`; and `open`, for both kinds of senders without
+    /// a token.
     pub async fn new() -> Self {
-        Self::with(&[("ws", "kind: websocket"), ("open", "anonymous_senders: true")], "").await
+        let open = "kind: both, anonymous_senders: true";
+        Self::with(&[("ws", "kind: websocket"), ("http", "kind: http"), ("open", open)], "").await
     }
 
     /// With these hybrid connections, each a name and settings besides its rules, and more settings of the whole file.
+    pub async fn with(entities: &[(&str, &str)], more: &str) -> Self {
+        Self::prepare(|ip| config(ip, entities, more)).await
+    }
+
+    /// With this file, for an address and its port 0.
     ///
     /// # Panics
     /// When the folder cannot be written.
-    pub async fn with(entities: &[(&str, &str)], more: &str) -> Self {
+    pub async fn prepare(config: impl FnOnce(IpAddr) -> String) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let (pki, ip) = (Pki::new(), private_loopback());
         let [listen_key, send_key] = [LISTEN, SEND].map(|name| {
@@ -66,15 +74,34 @@ impl Namespace {
         });
         write(&folder.path().join("ca.pem"), pki.certificate());
         pki.write_server(folder.path(), &[ip]);
-        write(&folder.path().join("relay.yaml"), &config(ip, entities, more));
+        let (file, text) = (folder.path().join("relay.yaml"), config(ip));
+        write(&file, &text);
         let mut relay = programs::start("relay", "relay", folder.path(), ["serve", "-c", "relay.yaml"]);
         let address = relay.address("relay").await;
         let admin = relay.address("admin").await;
         // It comes back where it was.
-        let file = folder.path().join("relay.yaml");
-        let text = std::fs::read_to_string(&file).expect("the file has been written");
         write(&file, &text.replacen(&format!("{ip}:0"), &address.to_string(), 1));
         Self { relay, address, admin, pki, listen_key, send_key, folder }
+    }
+
+    /// Starts a listener of ours on a hybrid connection, and waits until it is ready; `forward` is that section's content.
+    pub async fn listener(&self, entity: &str, forward: &str) -> Process {
+        let config = format!(
+            "hybrid_connections:
+  - url: sb://{}/{entity}
+    credential: {{ sas: {{ rule: {LISTEN}, key: {{ file: listen.key }} }} }}
+    forward: {{ {forward} }}
+trust: {{ system: false, files: [ca.pem] }}
+admin: {{ address: 127.0.0.1:0 }}
+log: {{ level: debug }}
+",
+            self.address
+        );
+        write(&self.path().join("listener.yaml"), &config);
+        let mut listener = programs::start("listener", "relay", self.path(), ["listen", "-c", "listener.yaml"]);
+        let admin = listener.address("admin").await;
+        ready("listener", admin).await;
+        listener
     }
 
     /// Its folder, with `ca.pem`, `listen.key` and `send.key`.

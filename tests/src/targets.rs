@@ -2,8 +2,9 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
+    sync::mpsc,
     task::JoinSet,
 };
 
@@ -78,6 +79,52 @@ impl Target {
     /// Stops listening and drops every connection.
     pub async fn stop(mut self) {
         self.tasks.shutdown().await;
+    }
+}
+
+/// An HTTP service that answers any request with a stream of events, each sent when the test says so.
+#[derive(Debug)]
+pub struct Events {
+    /// Where it listens.
+    pub address: SocketAddr,
+    events: mpsc::UnboundedSender<String>,
+    _task: JoinSet<()>,
+}
+
+impl Events {
+    /// Serves one request.
+    ///
+    /// # Panics
+    /// When loopback has no free port.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let (events, mut wanted) = mpsc::unbounded_channel::<String>();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let Ok((stream, _)) = listener.accept().await else { return };
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            // To the empty line behind the request's head; the client that leaves is the test's affair.
+            while stream.read_line(&mut line).await.is_ok_and(|length| length > 2) {
+                line.clear();
+            }
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let mut sent = stream.write_all(head.as_bytes()).await;
+            while let (Ok(()), Some(event)) = (&sent, wanted.recv().await) {
+                sent = stream.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await;
+            }
+            drop(stream.write_all(b"0\r\n\r\n").await);
+        });
+        Self { address, events, _task: task }
+    }
+
+    /// Sends one event.
+    ///
+    /// # Panics
+    /// When the client has gone.
+    pub fn send(&self, data: &str) {
+        self.events.send(format!("data: {data}\n\n")).expect("the service is there");
     }
 }
 
