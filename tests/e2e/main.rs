@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod cold_start;
 mod command_line;
+mod how_to;
 mod privacy;
 mod proxy;
 mod recovery;
