@@ -93,7 +93,7 @@ pub(super) async fn keep<O: Opener>(held: Arc<Held>, opener: Arc<O>, slot: usize
                 }
                 Err(error) => {
                     held.shared.metrics.rotated("failed");
-                    let pause = ROTATE_AGAIN.max(error.retry_after().unwrap_or_default());
+                    let pause = ROTATE_AGAIN.max(error.retry_after().unwrap_or_default().min(LISTENER.hint_max));
                     warn!(
                         relay = %held.address,
                         error = explained(&error),

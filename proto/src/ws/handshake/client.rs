@@ -20,6 +20,9 @@ use super::{HEAD_MAX, HEADERS_MAX, accept_for, has_token, list};
 /// Longest reason phrase handed on, in bytes.
 const REASON_MAX: usize = 512;
 
+/// Longest `Retry-After` handed on: a peer's number is added to clocks.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Why a dial did not become a WebSocket.
 #[derive(Debug, thiserror::Error)]
 pub enum UpgradeError {
@@ -161,7 +164,9 @@ fn refused(response: &mut Response<Incoming>) -> UpgradeError {
     let mut reason: String = reason.chars().filter(|one| !one.is_control()).collect();
     reason.truncate(reason.floor_char_boundary(REASON_MAX));
     let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+    let retry_after = retry_after
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     let headers = Box::new(std::mem::take(response.headers_mut()));
     UpgradeError::Refused { status: status.as_u16(), reason, retry_after, headers }
 }

@@ -197,6 +197,13 @@ mod client_refuses {
     }
 
     #[tokio::test]
+    async fn a_hint_that_no_clock_can_hold_is_cut_to_a_day() {
+        let answer = format!("HTTP/1.1 503 Busy\r\nRetry-After: {}\r\nContent-Length: 0\r\n\r\n", u64::MAX);
+        let UpgradeError::Refused { retry_after, .. } = answered(&answer, &[]).await.unwrap_err() else { panic!() };
+        assert_eq!(retry_after, Some(Duration::from_secs(24 * 3600)));
+    }
+
+    #[tokio::test]
     async fn answers_that_are_not_http() {
         let garbage = answered("SSH-2.0-OpenSSH_9.6\r\n\r\n", &[]).await.unwrap_err();
         assert!(matches!(garbage, UpgradeError::Http(_)), "{garbage:?}");
