@@ -143,6 +143,9 @@ impl Exchange {
         self.line.bytes_in = body.as_ref().map_or(0, Bytes::len) as u64;
         let reading = &mut socket.reading;
         let arrives = request.body == Some(true) && body.is_none();
+        if arrives {
+            reading.ignore();
+        }
         let answer = if self.place.is_none() {
             Ok(too_many())
         } else {

@@ -153,6 +153,11 @@ impl Reading {
         self.body = Body::Wanted { sink, whole: false };
     }
 
+    /// A body follows, and is of no use until somebody says where it goes.
+    pub(super) fn ignore(&mut self) {
+        self.body = Body::Unwanted;
+    }
+
     /// One part of what comes. Cancel-safe. Waits while the body has no room.
     pub(super) async fn step(&mut self) -> Result<(), Gone> {
         let room = match &self.body {

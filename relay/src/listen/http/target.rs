@@ -36,7 +36,9 @@ pub(super) fn check(target: &str, entity: &[String]) -> Result<Checked, BadTarge
         None => (target, None),
     };
     let decoded = percent_decode_str(path).decode_utf8_lossy();
-    if decoded.split(['/', '\\']).any(|segment| matches!(segment, "." | "..")) {
+    // Some servers take what is behind a `;` for a parameter, and what is before it for the segment.
+    let bare = |segment: &str| segment.split(';').next().unwrap_or_default().to_owned();
+    if decoded.split(['/', '\\']).any(|segment| matches!(bare(segment).as_str(), "." | "..")) {
         return Err(BadTarget::Ambiguous);
     }
     if !segments(&path[1..]).starts_with(entity) {
@@ -116,6 +118,8 @@ mod tests {
             ("/hyco/a%2f..%2f..%2fb", BadTarget::Ambiguous),
             ("/hyco/a%5c..%5cb", BadTarget::Ambiguous),
             ("/hyco/.", BadTarget::Ambiguous),
+            ("/hyco/..;/other", BadTarget::Ambiguous),
+            ("/hyco/%2e%2e;p=1/other", BadTarget::Ambiguous),
             ("/other", BadTarget::Elsewhere),
             ("/hyco2", BadTarget::Elsewhere),
             ("/", BadTarget::Elsewhere),
