@@ -64,7 +64,7 @@ pub(crate) async fn listen(
             return Err(Denied::Over(Refusal::TooManyConnections, excess));
         }
         let over = |excess| Denied::Over(Refusal::TooManyListeners, excess);
-        let place = stay.entity().listeners.reserve().map_err(over)?;
+        let place = stay.entity().listeners.reserve(&asked.id, visitor.peer.ip().to_canonical()).map_err(over)?;
         Ok::<_, Denied>((stay, base, place))
     };
     let (stay, base, place) = match admitted.await {
@@ -72,16 +72,16 @@ pub(crate) async fn listen(
         Err(denied) => return storm::refuse(visitor, asked, accept, line, denied).await,
     };
     visitor.proven();
-    relay.offenders.clear(visitor.peer.ip(), &stay.entity().name);
+    relay.offenders.clear(visitor.peer.ip(), asked.target.path());
     line.path.clone_from(&stay.entity().name);
-    line.listener.clone_from(&asked.id);
+    line.listener.replace_range(.., place.id());
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     let upgrade = hyper::upgrade::on(&mut asked.request);
     let channel = Channel {
         relay: relay.clone(),
         stay: Arc::new(stay),
         path: asked.target.path().to_owned(),
-        id: asked.id,
+        id: place.id().to_owned(),
         websockets_only: storm::is_hyco_ws(asked.request.headers()),
         place,
         line,

@@ -3,14 +3,14 @@
 //! A place is taken before the handshake is answered, so the limit holds; a sender that arrives between a listener's 101
 //! and its registration waits for it instead of being told that nobody listens.
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use http::HeaderMap;
 use prometheus_client::metrics::gauge::Gauge;
-use proto::ws::message::Sender;
+use proto::{hybrid::new_id, ws::message::Sender};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -59,8 +59,17 @@ pub(crate) struct Base {
 impl Listener {
     /// The part of an id that a sender names it by. Azure's nodes append to an id, and SDKs cut that off again.
     fn is_called(&self, name: &str) -> bool {
-        first_part(&self.id).eq_ignore_ascii_case(first_part(name))
+        is_same(&self.id, name)
     }
+}
+
+fn is_same(one: &str, other: &str) -> bool {
+    first_part(one).eq_ignore_ascii_case(first_part(other))
+}
+
+/// Whether senders can name a listener so, in a list of names and in a header.
+fn is_name(id: &str) -> bool {
+    !first_part(id).is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 fn first_part(id: &str) -> &str {
@@ -114,8 +123,15 @@ struct State {
     /// Most places.
     limit: usize,
     live: Vec<Arc<Listener>>,
-    /// Places taken by handshakes that are not finished.
-    opening: usize,
+    /// Every place, those of unfinished handshakes included: its listener's id, and where it came from.
+    taken: Vec<(String, IpAddr)>,
+}
+
+impl State {
+    /// Handshakes that are not finished.
+    fn opening(&self) -> usize {
+        self.taken.len() - self.live.len()
+    }
 }
 
 /// A place among the listeners; leaving it tells whoever waits.
@@ -123,11 +139,13 @@ struct State {
 pub(crate) struct Place {
     listeners: Arc<Listeners>,
     registered: Option<Arc<Listener>>,
+    id: String,
+    from: IpAddr,
 }
 
 impl Listeners {
     pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
-        let state = Mutex::new(State { limit, live: Vec::new(), opening: 0 });
+        let state = Mutex::new(State { limit, live: Vec::new(), taken: Vec::new() });
         Self { state, changed: Notify::new(), gauge }
     }
 
@@ -136,16 +154,19 @@ impl Listeners {
         self.state().limit = limit;
     }
 
-    /// Takes a place for a handshake.
-    pub(crate) fn reserve(self: &Arc<Self>) -> Result<Place, Excess> {
+    /// Takes a place for a handshake. A listener is called as it wishes to be, unless nobody could name it by that, or
+    /// somebody at another address is called so: senders that avoid one must not avoid the other.
+    pub(crate) fn reserve(self: &Arc<Self>, wish: &str, from: IpAddr) -> Result<Place, Excess> {
         let mut state = self.state();
-        let current = state.live.len() + state.opening;
+        let current = state.taken.len();
         if current >= state.limit {
             return Err(Excess { limit: "limits.listeners", value: state.limit, current, again: AGAIN });
         }
-        state.opening += 1;
+        let is_free = |(id, other): &(String, IpAddr)| *other == from || !is_same(id, wish);
+        let id = if is_name(wish) && state.taken.iter().all(is_free) { wish.to_owned() } else { new_id() };
+        state.taken.push((id.clone(), from));
         drop(state);
-        Ok(Place { listeners: self.clone(), registered: None })
+        Ok(Place { listeners: self.clone(), registered: None, id, from })
     }
 
     /// One of those `wanted` at random, and one that does not answer only when there is no other. Waits while the only
@@ -165,7 +186,7 @@ impl Listeners {
                 if !best.is_empty() {
                     return Some(best[random(best.len())].clone());
                 }
-                if state.opening == 0 {
+                if state.opening() == 0 {
                     return None;
                 }
             }
@@ -196,10 +217,14 @@ impl Listeners {
 }
 
 impl Place {
+    /// What its listener is called.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The handshake is finished: senders may be sent here.
     pub(crate) fn register(&mut self, listener: Arc<Listener>) {
         let mut state = self.listeners.state();
-        state.opening -= 1;
         state.live.push(listener.clone());
         drop(state);
         self.registered = Some(listener);
@@ -211,13 +236,13 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.listeners.state();
-        match self.registered.take() {
-            None => state.opening -= 1,
-            Some(listener) => {
-                state.live.retain(|other| !Arc::ptr_eq(other, &listener));
-                listener.gone.cancel();
-                self.listeners.gauge.dec();
-            }
+        if let Some(at) = state.taken.iter().position(|(id, from)| *id == self.id && *from == self.from) {
+            state.taken.swap_remove(at);
+        }
+        if let Some(listener) = self.registered.take() {
+            state.live.retain(|other| !Arc::ptr_eq(other, &listener));
+            listener.gone.cancel();
+            self.listeners.gauge.dec();
         }
         drop(state);
         self.listeners.changed.notify_waiters();
@@ -230,4 +255,40 @@ fn random(count: usize) -> usize {
     // Without random numbers the first listener is as good as any.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     (u64::from_le_bytes(bytes) % count as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REAL: &str = "0b0f9c3e-6f5a-4a8e-9a51-3a6f1e0f7a11";
+
+    fn address(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    #[test]
+    fn nobody_elsewhere_is_called_as_a_listener_that_is_there() {
+        let listeners = Arc::new(Listeners::new(25, Gauge::default()));
+        let real = listeners.reserve(REAL, address(1)).unwrap();
+        assert_eq!(real.id(), REAL);
+        for wish in [REAL.to_owned(), REAL.to_uppercase(), format!("{REAL}_x")] {
+            let thief = listeners.reserve(&wish, address(2)).unwrap();
+            assert!(!is_same(thief.id(), REAL), "{wish}");
+        }
+        // Its own next channel keeps the name, and so does whoever comes when it has gone.
+        assert_eq!(listeners.reserve(REAL, address(1)).unwrap().id(), REAL);
+        drop(real);
+        assert_eq!(listeners.reserve(REAL, address(2)).unwrap().id(), REAL);
+    }
+
+    #[test]
+    fn a_listener_is_called_so_that_senders_can_name_it() {
+        let listeners = Arc::new(Listeners::new(25, Gauge::default()));
+        for wish in ["", "_", "a,b", "a.b", "a b", "\u{e9}"] {
+            let place = listeners.reserve(wish, address(1)).unwrap();
+            assert_ne!(place.id(), wish);
+            assert!(is_name(place.id()));
+        }
+    }
 }

@@ -72,5 +72,6 @@ async fn a_listeners_id_cannot_write_into_events() {
     let relay = Relay::new().await;
     let _control = relay.listener_as("x%0d%0aevent:%20fake%1b[31m").await;
     until("the listener is registered", || relay.events("listener_connected").len() == 1).await;
-    assert_eq!(relay.events("listener_connected")[0]["listener"], "xevent: fake[31m");
+    let shown = relay.events("listener_connected")[0]["listener"].as_str().unwrap().to_owned();
+    assert!(shown.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-'), "{shown}");
 }
