@@ -16,7 +16,7 @@ pub(crate) use self::{
 };
 
 /// Longest entity name, as on Azure.
-const NAME_MAX: usize = 260;
+pub(crate) const NAME_MAX: usize = 260;
 
 /// Rules per entity, and for the namespace, as on Azure: each failed token costs one HMAC per key.
 const RULES_MAX: usize = 12;

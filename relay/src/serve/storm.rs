@@ -29,8 +29,10 @@ use super::{
     Relay,
     access::Line,
     body::Body,
-    control::{MESSAGE_MAX, PING},
+    config::NAME_MAX,
+    control::PING,
     door::Visitor,
+    entities::compared,
     refusal::Refusal,
     route::{Asked, Denied},
     sources::counted,
@@ -71,6 +73,12 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 /// address may have several. Beyond, refusals are plain again: holding more would only cost us.
 const HELD_OF_ONE: u32 = 64;
 
+/// Largest message of a parked listener, which has proven nothing: a renewed token fits.
+const PARKED_MESSAGE_MAX: usize = 8 * 1024;
+
+/// So many messages a parked listener may send; none is read, and SDKs send one an hour.
+const PARKED_MESSAGES: usize = 8;
+
 /// The same for all offenders together.
 const HELD_MAX: u32 = 1024;
 
@@ -98,7 +106,7 @@ struct Table {
     held: u32,
 }
 
-/// Source, and name of the hybrid connection; empty when the path named none.
+/// Source, and path that was asked for, cut to the longest name.
 type Key = (IpAddr, String);
 
 #[derive(Debug)]
@@ -138,10 +146,10 @@ struct Held {
 }
 
 impl Offenders {
-    /// A good token was seen.
-    pub(crate) fn clear(&self, address: IpAddr, entity: &str) {
+    /// A good token for this path was seen.
+    pub(crate) fn clear(&self, address: IpAddr, path: &str) {
         let mut table = self.table();
-        let key = (counted(address), entity.to_owned());
+        let key = key(address, path);
         match table.offenders.get_mut(&key) {
             Some(offender) if offender.parked + offender.delayed > 0 => offender.cool(),
             Some(_) => drop(table.offenders.remove(&key)),
@@ -150,9 +158,9 @@ impl Offenders {
     }
 
     /// Another refusal; `parkable` when the client is hyco-ws.
-    fn refuse(&self, address: IpAddr, entity: &str, parkable: bool) -> Course {
+    fn refuse(&self, address: IpAddr, path: &str, parkable: bool) -> Course {
         let now = Instant::now();
-        let key = (counted(address), entity.to_owned());
+        let key = key(address, path);
         let mut table = self.table();
         table.make_room(&key, now);
         let has_room = table.held < HELD_MAX;
@@ -248,6 +256,13 @@ fn parked_for() -> Duration {
     PARKED_MIN + span * u32::from(byte[0]) / 255
 }
 
+/// Counted by the path that was asked for, whether or not something is there: what is counted by entities tells which exist.
+fn key(address: IpAddr, path: &str) -> Key {
+    let mut path = compared(path).join("/");
+    path.truncate(path.floor_char_boundary(NAME_MAX));
+    (counted(address), path)
+}
+
 /// Refuses a listen handshake: plainly, late, or by parking it.
 pub(crate) async fn refuse(
     visitor: &Visitor,
@@ -266,7 +281,7 @@ pub(crate) async fn refuse(
     let found = relay.namespace().find(asked.target.path()).cloned();
     let entity = found.as_ref().map_or("", |entity| &entity.name);
     let parkable = is_hyco_ws(asked.request.headers());
-    let course = relay.offenders.refuse(visitor.peer.ip(), entity, parkable);
+    let course = relay.offenders.refuse(visitor.peer.ip(), asked.target.path(), parkable);
     // What is held from here on is counted as such.
     visitor.proven();
     match course.kind {
@@ -313,7 +328,7 @@ impl Parked {
     async fn stay(self, upgrade: OnUpgrade) {
         let Self { relay, id, refusal, time, held: _held, line: _line } = self;
         let Some((io, ahead)) = taken_over(upgrade).await else { return };
-        let (channel, mut receiver, writer) = split(io, Role::Server, ahead, MESSAGE_MAX, PING);
+        let (channel, mut receiver, writer) = split(io, Role::Server, ahead, PARKED_MESSAGE_MAX, PING);
         tokio::pin!(writer);
         let (drain, force) = (relay.shutdown.drain_token(), relay.shutdown.force_token());
         let close = |code, reason| Farewell::Close(code, close_reason(reason, &id));
@@ -323,13 +338,16 @@ impl Parked {
             () = drain.cancelled() => close(1001, "the relay is shutting down"),
             () = sleep(time) => close(1008, refusal.text()),
             // Whatever it says, nobody is there.
-            ended = async { loop {
-                match receiver.next().await {
-                    Ok(proto::ws::message::Message::Close(_)) => return Farewell::Queued,
-                    Ok(_) => {}
-                    Err(error) => return Farewell::after(&error),
+            ended = async {
+                for _ in 0..PARKED_MESSAGES {
+                    match receiver.next().await {
+                        Ok(proto::ws::message::Message::Close(_)) => return Farewell::Queued,
+                        Ok(_) => {}
+                        Err(error) => return Farewell::after(&error),
+                    }
                 }
-            } } => ended,
+                close(1008, refusal.text())
+            } => ended,
             () = &mut writer => return,
         };
         farewell.say(channel, &mut receiver, writer).await;

@@ -179,3 +179,16 @@ fn only_hyco_ws_is_taken_for_hyco_ws() {
     assert!(!is_hyco_ws(&headers(&[("sec-websocket-key", "MTMtMTU3MjAwMDAwMDAwMA=="), ("relay-user-agent", "x")])));
     assert!(!is_hyco_ws(&headers(&[])));
 }
+
+#[tokio::test(start_paused = true)]
+async fn every_spelling_of_a_path_counts_as_one_and_every_other_path_alone() {
+    let offenders = Offenders::default();
+    for spelling in ["a/b", "A//B", "/a/%62/", "a%2fb"] {
+        offenders.refuse(source(1), spelling, true);
+    }
+    assert!(matches!(offenders.refuse(source(1), "a/b", true).kind, Kind::Park(..)));
+    // Whether a hybrid connection `a` exists makes no difference to any of these.
+    for other in ["a", "a/c", "b"] {
+        assert!(is_plain(&offenders.refuse(source(1), other, true)), "{other}");
+    }
+}
