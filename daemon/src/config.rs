@@ -166,7 +166,7 @@ pub fn load_again<T: DeserializeOwned + Validate>(
 }
 
 /// The common sections of a program's file alone.
-pub(crate) fn load_settings(path: &Path, overrides: &Overrides) -> Result<Settings, ConfigError> {
+pub fn load_settings(path: &Path, overrides: &Overrides) -> Result<Settings, ConfigError> {
     let (common, _) = merged(path, overrides)?.split(&Settings::KEYS);
     typed_and_valid(&common, path, &[])
 }

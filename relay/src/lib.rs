@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod dial;
+pub mod entity;
 mod farewell;
 pub mod listen;
 pub mod send;

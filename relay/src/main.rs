@@ -27,6 +27,12 @@ enum Command {
     Send(relay::send::Args),
     /// Mint a shared access signature to standard output
     Token(relay::token::Args),
+    /// Add, remove and list hybrid connections
+    #[command(subcommand)]
+    Entity(relay::entity::EntityCommand),
+    /// Rotate keys of shared access rules
+    #[command(subcommand)]
+    Key(relay::entity::KeyCommand),
 }
 
 fn main() -> ExitCode {
@@ -34,8 +40,12 @@ fn main() -> ExitCode {
     identity::tls::install_provider();
     match Cli::parse().command {
         Command::Serve(args) => {
-            let program =
-                Program { name: "relay serve", metrics: "causeway_relay", admin_port: 9310, threads: Threads::PerCore };
+            let program = Program {
+                name: "relay serve",
+                metrics: "causeway_relay",
+                admin_port: relay::entity::ADMIN_PORT,
+                threads: Threads::PerCore,
+            };
             run(&program, &args, relay::serve::start)
         }
         Command::Listen(args) => {
@@ -50,6 +60,8 @@ fn main() -> ExitCode {
         Command::Check(args) => relay::check::run(&args),
         Command::Send(args) => relay::send::run(&args),
         Command::Token(args) => token(&args),
+        Command::Entity(command) => relay::entity::run(&command),
+        Command::Key(command) => relay::entity::run_key(&command),
     }
 }
 

@@ -55,6 +55,7 @@ use tracing::info;
 pub use self::config::{
     Config, EntityConfig, EntityLimits, GrantConfig, Http, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
 };
+pub(crate) use self::config::{Written, check_name, folder, written};
 use self::{
     entities::{Ground, Namespace},
     events::Teller,
@@ -136,6 +137,18 @@ impl Relay {
     pub(crate) fn namespace(&self) -> Arc<Namespace> {
         self.namespace.load_full()
     }
+}
+
+/// What these files would serve, keys read, one line each.
+#[cfg(test)]
+pub(crate) fn plan_of_files(loaded: &Loaded<Config>) -> Result<Vec<String>, ConfigError> {
+    let plan = Plan::read(loaded, &mut BTreeSet::new())?;
+    let line = |planned: &plan::Planned| {
+        let rights = |rule: &str| format!("{rule} {:?}", planned.config.rules[rule].rights).to_lowercase();
+        let rules: Vec<_> = planned.config.rules.keys().map(|rule| rights(rule)).collect();
+        format!("{}: {}", planned.name, rules.join(", "))
+    };
+    Ok(plan.entities.values().map(line).collect())
 }
 
 /// Starts a relay; its tasks belong to `context.shutdown`.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 pub use self::grants::{GrantConfig, WhoConfig};
 pub(crate) use self::{
-    folder::{At, written},
+    folder::{At, Written, folder, written},
     grants::check_grants,
 };
 

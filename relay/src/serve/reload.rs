@@ -42,13 +42,15 @@ struct State {
     /// Changes that were refused, ever.
     refusals: u64,
     needs_restart: Vec<&'static str>,
+    /// When the files were last read: whatever was written before is in force, or was refused.
+    read: SystemTime,
 }
 
 impl Configuration {
     pub(crate) fn new(file: &Path, generation: u64, since: SystemTime) -> Self {
         // Whoever compares it with a path of their own needs the real one.
         let file = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-        let state = State { generation, since, refused: None, refusals: 0, needs_restart: Vec::new() };
+        let state = State { generation, since, refused: None, refusals: 0, needs_restart: Vec::new(), read: since };
         Self { file, state: Mutex::new(state) }
     }
 
@@ -61,12 +63,23 @@ impl Configuration {
             "refused": state.refused,
             "refusals": state.refusals,
             "needs_restart": state.needs_restart,
+            "read_ms": since_epoch(state.read),
         })
+    }
+
+    /// Last of all that is told about one reading.
+    fn note_read(&self, at: SystemTime) {
+        self.state().read = at;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn since_epoch(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Follows the files of one relay.
@@ -111,6 +124,7 @@ impl Follower {
                 () = drain.cancelled() => return,
                 () = watched.changed() => {}
             }
+            let began = self.context.clock.now();
             let (path, overrides) = (self.started.path.clone(), self.context.overrides.clone());
             let reading = match tokio::task::spawn_blocking(move || Reading::take(&path, &overrides)).await {
                 Ok(reading) => reading,
@@ -124,6 +138,7 @@ impl Follower {
                 Ok(plan) => self.take_over(plan).await,
                 Err(error) => self.refuse(&error),
             }
+            self.relay.configuration.note_read(began);
         }
     }
 
