@@ -107,8 +107,10 @@ async fn steps(subject: &Subject, surroundings: &Surroundings, found: &mut Vec<F
     let probe = Probe { address: &subject.address, dialer: &surroundings.dialer, tls };
     Box::pin(path::walk(&probe, witness.as_deref(), &surroundings.trust, found)).await?;
     let judged: Judged = Box::pin(token::judge(&probe, subject, found)).await?;
-    let ours = usize::from(judged.channel.is_some());
-    found.extend(Box::pin(listeners::count(&probe, &judged.token, ours)).await);
+    if judged.channel.is_some() {
+        // With a sender's token a relay that does not know this question would ask its listeners.
+        found.extend(Box::pin(listeners::besides_us(&probe, &judged.token)).await);
+    }
     found.push(match subject.role {
         Role::Listener => Box::pin(trip::listener(&probe, subject, judged)).await,
         Role::Sender => Box::pin(trip::sender(&probe, subject)).await,

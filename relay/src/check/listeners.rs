@@ -16,16 +16,15 @@ use crate::sender::{self, Minted};
 /// Largest description that is read.
 const DESCRIPTION_MAX: usize = 64 * 1024;
 
-/// Counts the listeners besides `ours`.
-pub(super) async fn count(probe: &Probe<'_>, token: &Minted, ours: usize) -> Option<Finding> {
+/// Counts the listeners besides this check, which is one.
+pub(super) async fn besides_us(probe: &Probe<'_>, token: &Minted) -> Option<Finding> {
     let text = timeout(STEP, describe(probe, token)).await.ok()??;
     let count: usize = between(&text, "<ListenerCount>", "<")?.trim().parse().ok()?;
-    let others = count.saturating_sub(ours);
-    let text = match others {
-        1 => "1 listener is connected".to_owned(),
-        others => format!("{others} listeners are connected"),
+    let text = match count.saturating_sub(1) {
+        1 => "1 listener is connected besides this check".to_owned(),
+        others => format!("{others} listeners are connected besides this check"),
     };
-    Some(Finding::ok(Stage::Listeners, if ours > 0 { format!("{text} besides this check") } else { text }))
+    Some(Finding::ok(Stage::Listeners, text))
 }
 
 async fn describe(probe: &Probe<'_>, token: &Minted) -> Option<String> {
@@ -46,10 +45,12 @@ async fn describe(probe: &Probe<'_>, token: &Minted) -> Option<String> {
         let body = Limited::new(answer.into_body(), DESCRIPTION_MAX).collect().await.ok()?.to_bytes();
         Some(String::from_utf8_lossy(&body).into_owned())
     };
+    tokio::pin!(answered);
     tokio::select! {
         biased;
-        text = answered => text,
-        _ = connection => None,
+        text = &mut answered => text,
+        // A connection may end before its last answer is taken.
+        _ = connection => answered.await,
     }
 }
 

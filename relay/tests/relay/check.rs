@@ -331,6 +331,32 @@ async fn a_port_that_speaks_no_tls_is_told_so() {
     fails(&found, Stage::Tls, Code::TlsFailed);
 }
 
+#[tokio::test]
+async fn listeners_are_counted_where_the_relay_describes_the_hybrid_connection() {
+    let relay = Relay::new().await;
+    let there = relay.address;
+    let (middle, _serving) = serve(move |mut near| async move {
+        let asked = head(&mut near).await;
+        if asked.to_ascii_lowercase().contains("x-process-at: servicebus") {
+            assert!(
+                asked.starts_with("GET /e?api-version=2016-07 ") && asked.contains("SharedAccessSignature"),
+                "{asked}"
+            );
+            let entry = "<entry><content><HybridConnectionDescription><ListenerCount>3</ListenerCount>\
+                         </HybridConnectionDescription></content></entry>";
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{entry}", entry.len());
+            return near.write_all(answer.as_bytes()).await.unwrap();
+        }
+        let mut far = TcpStream::connect(there).await.unwrap();
+        far.write_all(asked.as_bytes()).await.unwrap();
+        let _ = copy_bidirectional(&mut near, &mut far).await;
+    })
+    .await;
+    let found = checked(&subject(format!("ws://{middle}/e"), Role::Listener, listening()), &straight()).await;
+    all_well(&found);
+    assert_eq!(at(&found, Stage::Listeners).text, "2 listeners are connected besides this check");
+}
+
 /// Hands requests on to a relay without what an upgrade needs, as a proxy of HTTP/1.0 does.
 async fn stripping(relay: SocketAddr) -> (SocketAddr, JoinSet<()>) {
     serve(move |mut near| async move {
