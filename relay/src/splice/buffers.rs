@@ -1,6 +1,6 @@
 //! The shared budget of buffer memory: who may hold how much for bytes in flight.
 //!
-//! A holder leases what it reads into, for as long as bytes lie there. It may hold at most a third of what is left, and
+//! A holder leases what it reads into, for as long as bytes lie there. One of several may hold at most a third of what is left, and
 //! so never more than a quarter of the whole: reads shrink as the budget is used up, those of the largest holder first,
 //! and whoever comes later still finds room. A holder that keeps its bytes, because its readers stall, keeps no more than
 //! that quarter from the others. The smallest read is counted too, but never refused: everybody progresses.
@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
-/// Holders may have one part in so many of what is left. Alone, one then holds a quarter of the budget.
+/// One of several may have one part in so many of what is left. Alone, it then holds a quarter of the budget.
 const OF_WHAT_IS_LEFT: usize = 3;
 
 /// A budget of buffer memory, as one of its holders sees it. Clones are the same holder.
@@ -17,6 +17,8 @@ const OF_WHAT_IS_LEFT: usize = 3;
 pub struct Buffers {
     budget: Arc<Budget>,
     holder: Arc<Account>,
+    /// One of several, so that it must leave something to the others.
+    shares: bool,
 }
 
 #[derive(Debug)]
@@ -44,15 +46,15 @@ impl Account {
 }
 
 impl Buffers {
-    /// A budget in bytes, and its first holder.
+    /// A budget in bytes, and a holder that may have all of it.
     pub fn new(bytes: usize) -> Self {
-        Self { budget: Arc::new(Budget { bytes, used: Account::default() }), holder: Arc::default() }
+        Self { budget: Arc::new(Budget { bytes, used: Account::default() }), holder: Arc::default(), shares: false }
     }
 
-    /// The same budget for another holder: each hybrid connection is one.
+    /// The same budget for one of several holders: each hybrid connection of a relay is one.
     #[must_use]
     pub fn share(&self) -> Self {
-        Self { budget: self.budget.clone(), holder: Arc::default() }
+        Self { budget: self.budget.clone(), holder: Arc::default(), shares: true }
     }
 
     /// Bytes held by this holder.
@@ -67,9 +69,13 @@ impl Buffers {
 
     /// Leases `bytes`, if this holder may have them.
     pub fn lease(&self, bytes: usize) -> Option<Lease> {
-        let left = self.budget.bytes.saturating_sub(self.used());
-        // The first bound sees what others hold a moment late; the second is exact.
-        let most = (left / OF_WHAT_IS_LEFT).min(self.budget.bytes / (OF_WHAT_IS_LEFT + 1));
+        let most = if self.shares {
+            let left = self.budget.bytes.saturating_sub(self.used());
+            // The first bound sees what others hold a moment late; the second is exact.
+            (left / OF_WHAT_IS_LEFT).min(self.budget.bytes / (OF_WHAT_IS_LEFT + 1))
+        } else {
+            self.budget.bytes
+        };
         if !self.holder.add(bytes, most) {
             return None;
         }
@@ -124,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_holder_has_at_most_a_quarter_even_alone() {
-        let buffers = Buffers::new(400);
+        let buffers = Buffers::new(400).share();
         let lease = buffers.lease(100);
         assert!(lease.is_some() && buffers.lease(1).is_none());
         drop(lease);
@@ -133,8 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_with_nobody_has_all_of_it() {
+        let buffers = Buffers::new(400);
+        let lease = buffers.lease(400);
+        assert!(lease.is_some() && buffers.lease(1).is_none());
+    }
+
+    #[test]
     fn whoever_comes_later_finds_room_and_the_largest_holder_is_refused_first() {
-        let first = Buffers::new(400);
+        let first = Buffers::new(400).share();
         let _large = first.lease(100);
         let others: Vec<Buffers> = (0..3).map(|_| first.share()).collect();
         let _leases: Vec<Lease> = others.iter().map(|other| other.lease(40).expect("room for a newcomer")).collect();
@@ -155,7 +168,7 @@ mod tests {
 
     #[test]
     fn reads_shrink_by_halves_as_the_budget_goes() {
-        let buffers = Buffers::new(400);
+        let buffers = Buffers::new(400).share();
         let leases: Vec<Lease> = (0..4).map(|_| buffers.lease_between(4, 64)).collect();
         assert_eq!(leases.iter().map(Lease::bytes).collect::<Vec<_>>(), [64, 32, 4, 4]);
     }
