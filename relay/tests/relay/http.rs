@@ -1,4 +1,5 @@
 //! HTTP senders, as raw bytes on one side and JSON messages on the other.
 mod control;
 mod head;
+mod reload;
 mod support;

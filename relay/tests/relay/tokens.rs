@@ -2,6 +2,7 @@
 use std::time::Duration;
 
 use daemon::clock::Clock as _;
+use identity::{sas, secret::Secret};
 
 use crate::support::{LISTEN_KEY, NAMESPACE_KEY, Relay, SECOND_KEY, SEND_KEY, config};
 
@@ -126,4 +127,30 @@ async fn a_pinned_entity_takes_listeners_from_its_ranges_alone_and_senders_from_
     assert_eq!(answered(&relay, CONNECT, &relay.send_token()).await.0, 404, "no listener");
     let relay = Relay::with(&pinned("127.0.0.0/8")).await;
     assert_eq!(answered(&relay, LISTEN, &relay.listen_token()).await.0, 101);
+}
+
+#[tokio::test]
+async fn every_spelling_of_the_resource_lets_listeners_and_senders_in() {
+    let relay = Relay::new().await;
+    let expires = relay.clock.now() + Duration::from_secs(600);
+    let host = "127.0.0.1";
+    for resource in [
+        // What hyco-ws and hyco-https, .NET, Java (whose senders leave the path out) and Python sign.
+        format!("http://{host}:443/e"),
+        format!("http://{host}/e/"),
+        format!("sb://{host}/e"),
+        format!("sb://{host}:9443/e"),
+        format!("sb://{host}"),
+        format!("http://{host}/e"),
+        format!("http://{host}/"),
+        format!("http://{host}/E"),
+        format!("wss://{host}/e"),
+    ] {
+        let token = |rule, key| sas::mint(&resource, rule, &Secret::new(key), expires).expose().to_owned();
+        let (status, reason) = answered(&relay, LISTEN, &token("listen", LISTEN_KEY)).await;
+        assert_eq!(status, 101, "{resource}: {reason}");
+        let (status, reason) = answered(&relay, "/$hc/Deep/Name?sb-hc-action=connect", &token("send", SEND_KEY)).await;
+        let covers_all = !resource.to_ascii_lowercase().trim_end_matches('/').ends_with("/e");
+        assert_eq!(status, if covers_all { 404 } else { 401 }, "{resource} for another entity: {reason}");
+    }
 }
