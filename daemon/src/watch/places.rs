@@ -21,7 +21,7 @@ use super::{Folders, POLL, pause};
 const COARSE: Duration = Duration::from_secs(2);
 
 /// Looking may take one part in so many of the time: with very many places, polls come less often.
-const LOOKING_PART: u32 = 50;
+const LOOKING_PART: u32 = 200;
 
 /// Places that are followed, until this is dropped.
 #[derive(Debug)]
