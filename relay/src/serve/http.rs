@@ -10,9 +10,12 @@ mod gather;
 mod head;
 mod requests;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -30,7 +33,7 @@ use proto::{
 };
 use tokio::{
     sync::oneshot,
-    time::{Instant, sleep_until, timeout, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,10 +52,12 @@ use super::{
     door::Visitor,
     entities::Entity,
     listeners::{Listener, Wanted},
+    meet::OWN_PART,
     record::Given,
     refusal::Refusal,
     rendezvous::{Offer, Ticket, Verdict},
     route::{Asked, Denied},
+    share::Waiting,
     sources::counted as address,
     stay::Stay,
     upgrade::taken_over,
@@ -78,6 +83,7 @@ pub(crate) async fn send(
     };
     visitor.proven();
     line.path.clone_from(&stay.entity().name);
+    line.held_by(&stay);
     let gone = CancellationToken::new();
     let guard = gone.clone().drop_guard();
     let moved = Arc::new(AtomicU64::new(0));
@@ -166,7 +172,7 @@ impl<'a> Call<'a> {
 
     async fn relayed(self, body: Incoming, line: &mut Line) -> Result<Response<Body>, Denied> {
         let room = self.relay.waiting.take(&self.entity.name, address(self.remote.address));
-        let _waiting = room.map_err(|excess| Denied::Over(Refusal::TooManyRendezvous, excess))?;
+        let waiting = room.map_err(|excess| Denied::Over(Refusal::TooManyRendezvous, excess))?;
         let mut wanted = Wanted::new(&self.parts.headers, true);
         // Somebody has to be there before the sender is asked for its body.
         let mut listener = self.pick(&wanted).await?;
@@ -175,8 +181,8 @@ impl<'a> Call<'a> {
             listener = self.pick(&wanted).await?;
         }
         let (answer, body) = match gathered {
-            Gathered::Whole(body) => self.over_control(&mut wanted, &mut listener, body).await?,
-            Gathered::Large(upload) => self.by_rendezvous(&mut wanted, &mut listener, upload).await?,
+            Gathered::Whole(body) => self.over_control(&mut wanted, &mut listener, body, waiting).await?,
+            Gathered::Large(upload) => self.by_rendezvous(&mut wanted, &mut listener, upload, waiting).await?,
         };
         line.listener.clone_from(&listener.id);
         let response = head::response(&answer, &self.namespace)?;
@@ -243,6 +249,7 @@ impl<'a> Call<'a> {
         wanted: &mut Wanted,
         listener: &mut Arc<Listener>,
         body: Option<Bytes>,
+        waiting: Waiting,
     ) -> Result<Answered, Denied> {
         if let Some(body) = &body {
             self.moved.store(body.len() as u64, Relaxed);
@@ -269,23 +276,37 @@ impl<'a> Call<'a> {
                 self.next(wanted, listener).await?;
                 continue;
             }
-            tokio::select! {
+            // It has its listener. How long that thinks about an answer is nobody else's business.
+            drop(waiting);
+            return tokio::select! {
                 biased;
                 answer = &mut expected.answer => {
                     given.answered();
                     let (response, body) = answer.map_err(|_| Refusal::ListenerLost)?;
-                    return Ok((response, Body::from(body.unwrap_or_default())));
+                    Ok((response, Body::from(body.unwrap_or_default())))
                 }
                 verdict = &mut ticket.verdict => {
                     given.answered();
-                    return self.carried(listener, upgrade(verdict)?, None, until).await;
+                    self.carried(listener, upgrade(verdict)?, None, until).await
                 }
                 () = listener.gone.cancelled() => {
                     given.failed();
-                    return Err(Refusal::ListenerLost.into());
+                    Err(Refusal::ListenerLost.into())
                 }
-                () = sleep_until(until) => return Err(Refusal::ResponseTimeout.into()),
+                () = sleep_until(until) => Err(Refusal::ResponseTimeout.into()),
+            };
+        }
+    }
+
+    /// Another listener to ask as well, once this one has had its time: none but the sender's own would wait for it.
+    async fn another(&self, wanted: &mut Wanted, listener: &Arc<Listener>, patience: Duration) -> Arc<Listener> {
+        loop {
+            sleep(patience).await;
+            wanted.tried.push(listener.clone());
+            if let Some(other) = self.entity.listeners.pick(wanted).await {
+                return other;
             }
+            wanted.tried.pop();
         }
     }
 
@@ -295,15 +316,17 @@ impl<'a> Call<'a> {
         wanted: &mut Wanted,
         listener: &mut Arc<Listener>,
         upload: Upload,
+        waiting: Waiting,
     ) -> Result<Answered, Denied> {
         let until = Instant::now() + self.relay.accept_timeout;
+        let patience = self.relay.accept_timeout / OWN_PART;
         loop {
             let mut ticket = self.offer();
             let address = self.address(listener, &ticket);
             let text = self.message(address.clone(), true)?;
             let invitation = Request { address: Some(address), ..Request::default() };
             let invitation = message::Message::Request(invitation).write().map_err(|_| Refusal::HeadTooLarge)?;
-            let given = Given::new(self.entity, listener, &self.relay.teller, self.relay.accept_timeout);
+            let given = Given::new(self.entity, listener, &self.relay.teller, patience);
             let asked = async {
                 listener.channel.send(vec![Message::Text(invitation)]).await.ok()?;
                 Some((&mut ticket.verdict).await)
@@ -312,10 +335,17 @@ impl<'a> Call<'a> {
                 biased;
                 verdict = timeout_at(until, asked) => verdict.map_err(|_| Refusal::AcceptTimeout)?,
                 () = listener.gone.cancelled() => None,
+                // It has nothing of the request either, and its address is withdrawn.
+                other = self.another(wanted, listener, patience) => {
+                    drop(given);
+                    *listener = other;
+                    continue;
+                }
             };
             match verdict {
                 Some(verdict) => {
                     given.answered();
+                    drop(waiting);
                     return self.carried(listener, upgrade(verdict)?, Some((text, upload)), until).await;
                 }
                 // It has nothing of the request yet.

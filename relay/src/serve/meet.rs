@@ -33,7 +33,7 @@ use super::{
 
 /// One in so many parts of the accept window is what a listener has for itself: 5 s of 30. Most dial back within a round
 /// trip or two; a slow target is worth a few seconds; and the rest of the window is left for others.
-const OWN_PART: u32 = 6;
+pub(crate) const OWN_PART: u32 = 6;
 
 /// What the listener chose.
 pub(crate) struct Chosen {

@@ -24,6 +24,9 @@ const PASSED_OVER: Duration = Duration::from_secs(30);
 /// The longest that it is passed over: then a sender tries it again.
 const PASSED_OVER_MAX: Duration = Duration::from_secs(600);
 
+/// Who gives up at the end of a listener's time may do so a moment before this clock has noticed.
+const MOMENT: Duration = Duration::from_millis(50);
+
 /// What is known about a listener.
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -136,7 +139,7 @@ impl Given {
 
 impl Drop for Given {
     fn drop(&mut self) {
-        if self.settled || self.at.elapsed() < self.patience {
+        if self.settled || self.at.elapsed() + MOMENT < self.patience {
             return;
         }
         self.entity.metrics.unanswered.inc();

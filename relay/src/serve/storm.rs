@@ -57,10 +57,10 @@ const QUIET: Duration = Duration::from_secs(600);
 /// never that one.
 const OFFENDERS_MAX: usize = 1024;
 
-/// The shortest time that a listener is parked. A third of the attempts that the next step of any other SDK would make.
+/// The shortest time that a listener is parked: the last step but one of the SDKs that do pause.
 const PARKED_MIN: Duration = Duration::from_secs(10);
 
-/// The longest. Drawn anew for each, so that the parked of one process do not come back together.
+/// The longest, which is their last step. Drawn anew for each, so that the parked of one process do not come back together.
 const PARKED_MAX: Duration = Duration::from_secs(30);
 
 /// How late the first refusal beyond those comes; the delay doubles with each.
@@ -69,18 +69,18 @@ const DELAY: Duration = Duration::from_secs(1);
 /// The longest delay. SDKs wait a minute for the answer to a handshake.
 const DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// Connections of one offender that are held, parked or delayed. One process comes to [`PLAIN`] + 1; a site behind one
-/// address may have several. Beyond, refusals are plain again: holding more would only cost us.
-const HELD_OF_ONE: u32 = 64;
+/// Connections of one offender that are held, parked or delayed. One process comes to [`PLAIN`] + 1, but one that found no
+/// relay for a minute comes back with hundreds. Beyond, refusals are plain again.
+const HELD_OF_ONE: u32 = 256;
+
+/// The same for all offenders together: some 25 MiB.
+const HELD_MAX: u32 = 2048;
 
 /// Largest message of a parked listener, which has proven nothing: a renewed token fits.
 const PARKED_MESSAGE_MAX: usize = 8 * 1024;
 
 /// So many messages a parked listener may send; none is read, and SDKs send one an hour.
 const PARKED_MESSAGES: usize = 8;
-
-/// The same for all offenders together.
-const HELD_MAX: u32 = 1024;
 
 /// What begins the key of every handshake by `ws` 1.x, which hyco-ws is built on: base64 of `13-`.
 const HYCO_WS_KEY: &[u8] = b"MTMt";
@@ -299,7 +299,7 @@ pub(crate) async fn refuse(
         }
         Kind::Park(time, held) => {
             relay.teller.parked(entity, visitor.peer.ip(), refusal, course.count);
-            relay.metrics.refused(refusal);
+            relay.metrics.refused(entity, refusal);
             if let Some(entity) = &found {
                 entity.metrics.parked.inc();
             }

@@ -2,4 +2,5 @@
 mod control;
 mod head;
 mod reload;
+mod shares;
 mod support;
