@@ -4,7 +4,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use proto::hybrid::status::clean;
 use tracing::info;
+
+use super::stay::Stay;
+
+/// Longest holder that a log line shows: issuers make subjects of any length.
+const HOLDER_SHOWN: usize = 128;
 
 /// What one connection came to. Writes its line on drop.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(crate) struct Line {
     pub(crate) path: String,
     /// Method and path of an HTTP sender's request, cleaned, without query.
     pub(crate) asked: Option<(String, String)>,
+    /// Whose token it came with: a rule, a principal, or `anonymous`.
+    pub(crate) holder: String,
     /// Id of the listener: its own, or the one that a sender was joined with.
     pub(crate) listener: String,
     /// Status of our answer; 0 when there was none.
@@ -45,6 +53,7 @@ impl Line {
             id: String::new(),
             path: String::new(),
             asked: None,
+            holder: String::new(),
             listener: String::new(),
             status: 0,
             bytes_up: 0,
@@ -60,6 +69,11 @@ impl Line {
     /// Where the connection came from.
     pub(crate) fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// By whose grant it goes on.
+    pub(crate) fn held_by(&mut self, stay: &Stay) {
+        self.holder = clean(&stay.grant().holder, HOLDER_SHOWN);
     }
 
     /// How it ended and whose doing that was: `none`, `peer`, `sender`, `listener`, `relay`.
@@ -98,6 +112,7 @@ impl Drop for Line {
             entity = self.path,
             method = self.asked.as_ref().map(|(method, _)| method),
             path = self.asked.as_ref().map(|(_, path)| path),
+            holder = self.holder,
             listener = self.listener,
             status = self.status,
             outcome = self.outcome,

@@ -44,6 +44,7 @@ pub(crate) async fn connect(
         Err(refusal) => return Err((refusal.into(), line)),
     };
     visitor.proven();
+    line.held_by(&stay);
     let entity = stay.entity();
     let met = async {
         if !entity.settings().kind.takes_websockets() {

@@ -75,6 +75,7 @@ pub(crate) async fn listen(
     relay.offenders.clear(visitor.peer.ip(), asked.target.path());
     line.path.clone_from(&stay.entity().name);
     line.listener.replace_range(.., place.id());
+    line.held_by(&stay);
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     let upgrade = hyper::upgrade::on(&mut asked.request);
     let channel = Channel {
@@ -141,7 +142,7 @@ impl Channel {
             stay: self.stay.clone(),
             websockets_only: self.websockets_only,
             requests: Requests::default(),
-            record: Record::new(self.relay.clock.now(), self.stay.grant().holder.clone()),
+            record: Record::new(self.relay.clock.now(), self.line.holder.clone()),
             gone: CancellationToken::new(),
         };
         let listener = Arc::new(listener);
@@ -164,6 +165,7 @@ impl Channel {
         let (name, fault) = ending.as_ref().map_or(("lost", "listener"), |ending| (ending.name, ending.fault));
         line.end(name, fault);
         relay.teller.disconnected(&entity, &listener, name, fault);
+        relay.metrics.listener_ended(&entity.name, name);
         drop((relay, entity, stay, listener));
         if let Some(ending) = ending {
             ending.farewell.say(channel, &mut receiver, writer).await;
@@ -222,7 +224,7 @@ impl Channel {
                     }
                     Ok(message::Message::RenewToken(renew)) => {
                         if let Err(refusal) = self.renew(&renew.token).await {
-                            self.relay.metrics.refused(refusal);
+                            self.relay.metrics.refused(&self.stay.entity().name, refusal);
                             return self.ending(refusal.name(), "listener", 1008, refusal.text());
                         }
                     }

@@ -32,7 +32,14 @@ struct StatusLabel {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CodeLabel {
+    entity: String,
     code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndLabel {
+    entity: String,
+    reason: &'static str,
 }
 
 /// All families of one relay.
@@ -48,6 +55,7 @@ pub(crate) struct RelayMetrics {
     answer_seconds: Family<EntityLabel, Histogram, fn() -> Histogram>,
     unanswered: Family<EntityLabel, Counter>,
     parked: Family<EntityLabel, Counter>,
+    listeners_ended: Family<EndLabel, Counter>,
     handshakes_failed: Counter,
     handshakes_crowded: Counter,
 }
@@ -115,6 +123,7 @@ impl RelayMetrics {
             answer_seconds: Family::new_with_constructor(|| Histogram::new(ANSWER_SECONDS)),
             unanswered: Family::default(),
             parked: Family::default(),
+            listeners_ended: Family::default(),
             handshakes_failed: Counter::default(),
             handshakes_crowded: Counter::default(),
         };
@@ -129,6 +138,7 @@ impl RelayMetrics {
             registry.register("refusals", "Requests refused by the relay, by reason", all.refusals);
             registry.register("answer_seconds", "From asking a listener to its answer", all.answer_seconds);
             registry.register("unanswered", "Questions that a listener never answered", all.unanswered);
+            registry.register("listeners_ended", "Control channels ended, by reason", all.listeners_ended);
             registry.register("parked", "Storming listeners that were parked instead of refused", all.parked);
             registry.register(
                 "handshakes_failed",
@@ -164,8 +174,13 @@ impl RelayMetrics {
         }
     }
 
-    pub(crate) fn refused(&self, refusal: Refusal) {
-        self.refusals.get_or_create(&CodeLabel { code: refusal.name() }).inc();
+    /// `entity` is a configured name, or empty when the path named none.
+    pub(crate) fn refused(&self, entity: &str, refusal: Refusal) {
+        self.refusals.get_or_create(&CodeLabel { entity: entity.to_owned(), code: refusal.name() }).inc();
+    }
+
+    pub(crate) fn listener_ended(&self, entity: &str, reason: &'static str) {
+        self.listeners_ended.get_or_create(&EndLabel { entity: entity.to_owned(), reason }).inc();
     }
 
     pub(crate) fn handshake_failed(&self) {

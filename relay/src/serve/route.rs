@@ -112,16 +112,17 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
     let may_go_on = plain && visitor.is_proven();
     visitor.proven();
     let namespace = visitor.relay.namespace();
+    let entity = namespace.find(&path).map_or("", |entity| &entity.name);
     let tracking = Tracking { id: &id, namespace: &namespace.host, path: &path, at: visitor.relay.clock.now() };
     let mut response = match denied {
-        Denied::By(refusal) => refused(visitor, &mut line, refusal, &tracking),
+        Denied::By(refusal) => refused(visitor, entity, &mut line, refusal, &tracking),
         Denied::Nobody(status) => {
-            let mut response = refused(visitor, &mut line, Refusal::NoListener, &tracking);
+            let mut response = refused(visitor, entity, &mut line, Refusal::NoListener, &tracking);
             *response.status_mut() = status;
             response
         }
         Denied::Over(refusal, excess) => {
-            visitor.relay.metrics.refused(refusal);
+            visitor.relay.metrics.refused(entity, refusal);
             line.end(refusal.name(), "peer");
             line.because(excess);
             refusal.answer(&tracking, Some(excess))
@@ -148,8 +149,14 @@ pub(crate) async fn answer(visitor: &Arc<Visitor>, request: Request<Incoming>) -
     response
 }
 
-fn refused(visitor: &Visitor, line: &mut Line, refusal: Refusal, tracking: &Tracking<'_>) -> Response<Body> {
-    visitor.relay.metrics.refused(refusal);
+fn refused(
+    visitor: &Visitor,
+    entity: &str,
+    line: &mut Line,
+    refusal: Refusal,
+    tracking: &Tracking<'_>,
+) -> Response<Body> {
+    visitor.relay.metrics.refused(entity, refusal);
     line.end(refusal.name(), refusal.fault());
     line.because(refusal.text());
     refusal.answer(tracking, None)

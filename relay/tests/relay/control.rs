@@ -119,7 +119,7 @@ async fn metrics_count_by_configured_names() {
         "causeway_relay_active_listeners{entity=\"e\"} 1",
         "causeway_relay_active_senders{entity=\"e\"} 1",
         "causeway_relay_payload_bytes_total{entity=\"e\",direction=\"to_listener\"} 1000",
-        "causeway_relay_refusals_total{code=\"token_missing\"} 1",
+        "causeway_relay_refusals_total{entity=\"\",code=\"token_missing\"} 1",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

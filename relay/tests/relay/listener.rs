@@ -256,7 +256,8 @@ async fn a_refused_listener_is_not_ready_and_comes_up_when_its_key_is_mended() {
     let relay = Relay::new().await;
     let wrong =
         Listener::new(&format!("ws://{}/other", relay.address), "", &format!("{{ tcp: \"{target}\" }}"), None).await;
-    let refusals = || relay.context.metrics.encode().contains("refusals_total{code=\"token_signature\"}");
+    let refusals =
+        || relay.context.metrics.encode().contains("refusals_total{entity=\"other\",code=\"token_signature\"}");
     until("the relay has refused it", refusals).await;
     assert!(!wrong.context.readiness.is_ready());
     write_secret(&wrong.folder.path().join("listen.key"), crate::support::SECOND_KEY);

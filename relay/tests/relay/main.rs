@@ -1,6 +1,7 @@
 //! What the relay, the listener and the sender do, seen by foreign WebSocket clients over real sockets.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod access;
 mod check;
 mod conformance_websocket;
 mod control;
@@ -13,6 +14,7 @@ mod hostile_floods;
 mod hostile_frames;
 mod hostile_heads;
 mod hostile_json;
+mod hostile_strings;
 mod http;
 mod jwt;
 mod limits;

@@ -6,12 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::{Answer, Relay, config, dial_address, refused, until};
-
-/// The target of an absolute address.
-fn target(address: &str) -> &str {
-    &address[address.find("/$hc/").unwrap()..]
-}
+use crate::support::{Answer, Relay, config, dial_address, refused, target, until};
 
 #[tokio::test]
 async fn the_listener_is_told_everything_about_the_sender_but_its_token() {

@@ -309,6 +309,11 @@ pub(crate) async fn dial_address(url: &str, headers: &[(&str, &str)]) -> Result<
     Ok(client_async(request, stream).await?.0)
 }
 
+/// The target of an absolute address.
+pub(crate) fn target(address: &str) -> &str {
+    &address[address.find("/$hc/").unwrap()..]
+}
+
 /// The status of a refused handshake.
 pub(crate) fn refused(result: Result<Socket, Box<tungstenite::Error>>) -> u16 {
     match result.map_err(|error| *error) {
