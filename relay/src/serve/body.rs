@@ -14,54 +14,49 @@ use tokio::sync::mpsc;
 
 use super::http::Exchange;
 
-/// One part of a body on its way.
-#[derive(Debug)]
-enum Piece {
-    /// Bytes, at least one.
-    Bytes(Bytes),
-    /// That was all.
-    End,
+/// How a body ended.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Whole,
+    /// What happened, and whose doing it was.
+    Cut(&'static str, &'static str),
 }
-
-/// What happened to a body that was cut short, and whose doing it was.
-type Cut = (&'static str, &'static str);
 
 /// Where a body is fed from. Dropped before its end was said, it has cut the body short.
 #[derive(Debug)]
 pub(crate) struct Feed {
-    pieces: mpsc::Sender<Piece>,
-    cut: Arc<OnceLock<Cut>>,
+    pieces: mpsc::Sender<Bytes>,
+    end: Arc<OnceLock<End>>,
 }
 
 /// What comes out.
 #[derive(Debug)]
 pub(crate) struct Pieces {
-    pieces: mpsc::Receiver<Piece>,
-    cut: Arc<OnceLock<Cut>>,
+    pieces: mpsc::Receiver<Bytes>,
+    end: Arc<OnceLock<End>>,
 }
 
 /// A body to come, one piece waiting at most.
 pub(crate) fn feed() -> (Feed, Pieces) {
     let (sender, pieces) = mpsc::channel(1);
-    let cut = Arc::<OnceLock<Cut>>::default();
-    (Feed { pieces: sender, cut: cut.clone() }, Pieces { pieces, cut })
+    let end = Arc::<OnceLock<End>>::default();
+    (Feed { pieces: sender, end: end.clone() }, Pieces { pieces, end })
 }
 
 impl Feed {
     /// Some bytes, at least one, once the piece before was taken; false when nobody takes any.
     pub(crate) async fn bytes(&self, bytes: Bytes) -> bool {
-        self.pieces.send(Piece::Bytes(bytes)).await.is_ok()
+        self.pieces.send(bytes).await.is_ok()
     }
 
     /// That was all.
-    pub(crate) async fn end(self) {
-        // Whoever took it may have left with everything that it wanted.
-        let _ = self.pieces.send(Piece::End).await;
+    pub(crate) fn end(self) {
+        let _ = self.end.set(End::Whole);
     }
 
     /// There should have been more.
     pub(crate) fn cut(self, outcome: &'static str, fault: &'static str) {
-        let _ = self.cut.set((outcome, fault));
+        let _ = self.end.set(End::Cut(outcome, fault));
     }
 
     /// Resolves when nobody takes any more.
@@ -105,7 +100,7 @@ impl Body {
         Some(Ok(Frame::data(bytes)))
     }
 
-    fn cut(&mut self, (outcome, fault): Cut) -> Option<Result<Frame<Bytes>, CutShort>> {
+    fn cut(&mut self, outcome: &'static str, fault: &'static str) -> Option<Result<Frame<Bytes>, CutShort>> {
         self.content = Content::Nothing;
         if let Some(mut exchange) = self.exchange.take() {
             exchange.end(outcome, fault);
@@ -133,25 +128,23 @@ impl HttpBody for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutShort>>> {
         let this = self.get_mut();
-        let (piece, cut) = match &mut this.content {
+        let (bytes, end) = match &mut this.content {
             Content::Nothing => return Poll::Ready(None),
             Content::Whole(bytes) => {
                 let bytes = mem::take(bytes);
                 this.content = Content::Nothing;
                 return Poll::Ready(this.frame(bytes));
             }
-            Content::Pieces(Pieces { pieces, cut }) => (ready!(pieces.poll_recv(cx)), cut),
+            Content::Pieces(Pieces { pieces, end }) => (ready!(pieces.poll_recv(cx)), end.get().copied()),
         };
-        Poll::Ready(match piece {
-            Some(Piece::Bytes(bytes)) => this.frame(bytes),
-            Some(Piece::End) => {
+        Poll::Ready(match (bytes, end) {
+            (Some(bytes), _) => this.frame(bytes),
+            (None, Some(End::Whole)) => {
                 this.content = Content::Nothing;
                 None
             }
-            None => {
-                let cut = cut.get().copied().unwrap_or(("lost", "listener"));
-                this.cut(cut)
-            }
+            (None, Some(End::Cut(outcome, fault))) => this.cut(outcome, fault),
+            (None, None) => this.cut("lost", "listener"),
         })
     }
 

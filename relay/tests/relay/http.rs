@@ -2,5 +2,6 @@
 mod control;
 mod head;
 mod reload;
+mod rendezvous;
 mod shares;
 mod support;

@@ -208,11 +208,11 @@ impl Down<'_> {
         let Some(feed) = self.feed.take() else { return Farewell::Nothing };
         match end {
             End::Whole => {
-                feed.end().await;
+                feed.end();
                 close(self.id, 1000, COMPLETE)
             }
             End::Closed => {
-                feed.end().await;
+                feed.end();
                 Farewell::Queued
             }
             End::Cut(outcome, farewell) => {
