@@ -1,5 +1,8 @@
 //! HTTP senders, as raw bytes on one side and JSON messages on the other.
+mod choice;
+mod connection;
 mod control;
+mod deadlines;
 mod head;
 mod reload;
 mod rendezvous;
