@@ -154,6 +154,31 @@ async fn a_connection_is_used_again_until_the_target_closes_it() {
     assert_eq!(response(&mut control).await.0["requestId"], "r3");
 }
 
+/// Targets that speak NTLM or Negotiate remember who authenticated on a connection.
+#[tokio::test]
+async fn nobody_is_taken_for_the_sender_that_authenticated_a_connection_before() {
+    let (script, target) = (Script::new().await, Target::new().await);
+    let _listener = forwarding(&script, &format!("http://{}", target.address), "").await;
+    let mut control = script.control().await;
+    for (scheme, reply) in [
+        ("NTLM TlRMTVNTUAAD", OK),
+        ("Negotiate YIIKZQYGKwYBBQUC", "HTTP/1.1 204 No Content\r\nPersistent-Auth: true\r\n\r\n"),
+    ] {
+        let headers = json!({ "Host": "ns.example.com", "Authorization": scheme });
+        say(&mut control, &script.request("known", json!({ "requestHeaders": headers }))).await;
+        let mut authenticated = target.accept().await;
+        authenticated.head().await;
+        authenticated.reply(reply).await;
+        response(&mut control).await;
+        say(&mut control, &script.request("stranger", json!({}))).await;
+        let mut fresh = target.accept().await;
+        fresh.head().await;
+        assert_eq!(authenticated.end().await.unwrap(), 0, "{scheme}: nothing more came on it");
+        fresh.reply("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+        assert_eq!(response(&mut control).await.0["requestId"], "stranger");
+    }
+}
+
 #[tokio::test]
 async fn a_request_that_may_have_had_an_effect_is_not_sent_again() {
     let (script, target) = (Script::new().await, Target::new().await);

@@ -63,6 +63,19 @@ pub(super) fn identify(headers: &mut HeaderMap, received: &Received, site: &Site
     }
 }
 
+/// Schemes that authenticate a connection, and with it every later request on it (RFC 4559, section 6).
+const OF_CONNECTIONS: [&str; 2] = ["ntlm", "negotiate"];
+
+/// Whether the target may take every later request on the same connection for one of this sender's.
+pub(super) fn identifies_connection(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::AUTHORIZATION).into_iter().map(HeaderValue::as_bytes);
+    let mut schemes = values.flat_map(|value| value.split(|byte| *byte == b',')).map(|part| {
+        let part = part.trim_ascii();
+        part.split(u8::is_ascii_whitespace).next().unwrap_or_default()
+    });
+    schemes.any(|scheme| OF_CONNECTIONS.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes())))
+}
+
 /// Fields that say where a request came from, however they are spelled: some servers read `_` as `-`.
 fn is_about_origin(name: &HeaderName) -> bool {
     let name = name.as_str().replace('_', "-");
@@ -146,6 +159,22 @@ mod tests {
         identify(&mut headers, &received(Some("[2001:db8::1]:7")), &site, &HostField::Sender, true);
         assert_eq!(headers["host"], "ns:8443");
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]:7\";host=\"ns:8443\";proto=https");
+    }
+
+    #[test]
+    fn only_schemes_of_connections_identify_one() {
+        for (value, expected) in [
+            ("Negotiate YII=", true),
+            ("ntlm", true),
+            ("Bearer a.b.c,  NTLM TlRM", true),
+            ("Basic bnRsbTpuZWdvdGlhdGU=", false),
+            ("Bearer negotiate", false),
+            ("NTLMv9 x", false),
+            ("", false),
+        ] {
+            assert_eq!(identifies_connection(&fields(&[("authorization", value)])), expected, "{value}");
+        }
+        assert!(!identifies_connection(&HeaderMap::new()));
     }
 
     #[test]

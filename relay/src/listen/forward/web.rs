@@ -1,5 +1,6 @@
 //! HTTP requests, put to an HTTP target. One connection carries one exchange, and is used again when both directions are
-//! complete. Redirects are the sender's business: none is followed.
+//! complete; not when its request proved somebody's identity to the connection rather than to itself. Redirects are the
+//! sender's business: none is followed.
 use std::{
     future::poll_fn,
     io,
@@ -126,6 +127,7 @@ impl Web {
         let Some(received) = parts.extensions.remove::<Received>() else { return Err(Failed::TooLong) };
         let asked = if self.keep_name { parts.uri.path_and_query() } else { Some(&received.below) };
         let uri = asked.and_then(|asked| head::target(&self.site, asked)).ok_or(Failed::TooLong)?;
+        let pool = (!head::identifies_connection(&parts.headers)).then(|| self.pool.clone());
         head::identify(&mut parts.headers, &received, &self.site, &self.host, self.senders_tls);
         let repeat = (is_repeatable(&parts.method) && body.is_end_stream())
             .then(|| (parts.method.clone(), uri.clone(), parts.headers.clone()));
@@ -139,7 +141,7 @@ impl Web {
             };
             // A target may close an idle connection just when the request is on its way.
             match send(link, request).await {
-                Ok((link, response)) => return self.pass_on(link, response),
+                Ok((link, response)) => return Ok(pass_on(link, response, pool)),
                 Err((Some(unsent), _)) if reused => request = *unsent,
                 Err((None, error)) if reused && !is_ours(&error) => match repeat.clone() {
                     Some((method, uri, headers)) => request = outgoing(method, uri, headers, RequestBody::none()),
@@ -172,18 +174,20 @@ impl Web {
         };
         timeout(TARGET, connected).await.unwrap_or_else(|_| Err(Failed::Connect(io::ErrorKind::TimedOut.into())))
     }
+}
 
-    fn pass_on(&self, link: Link, response: Response<Incoming>) -> Result<Response<ResponseBody>, Failed> {
-        let (mut head, body) = response.into_parts();
-        head.headers.remove(header::ALT_SVC);
-        let body = if body.is_end_stream() {
-            self.pool.give(link);
-            Empty::new().map_err(|never| match never {}).boxed_unsync()
-        } else {
-            Answer { body, link: Some(link), pool: self.pool.clone() }.boxed_unsync()
-        };
-        Ok(Response::from_parts(head, body))
-    }
+/// The target's answer; its connection goes back to `pool` behind it, if there is one.
+fn pass_on(link: Link, response: Response<Incoming>, pool: Option<Arc<Pool>>) -> Response<ResponseBody> {
+    let (mut head, body) = response.into_parts();
+    head.headers.remove(header::ALT_SVC);
+    let mut answer = Answer { body, link: Some(link), pool };
+    let body = if answer.body.is_end_stream() {
+        answer.complete();
+        Empty::new().map_err(|never| match never {}).boxed_unsync()
+    } else {
+        answer.boxed_unsync()
+    };
+    Response::from_parts(head, body)
 }
 
 /// The same request has the same effect, however often it is sent (RFC 9110 section 9.2.1: safe methods).
@@ -222,7 +226,15 @@ async fn send(mut link: Link, request: Request<RequestBody>) -> Result<(Link, Re
 struct Answer {
     body: Incoming,
     link: Option<Link>,
-    pool: Arc<Pool>,
+    pool: Option<Arc<Pool>>,
+}
+
+impl Answer {
+    fn complete(&mut self) {
+        if let (Some(link), Some(pool)) = (self.link.take(), &self.pool) {
+            pool.give(link);
+        }
+    }
 }
 
 impl Body for Answer {
@@ -235,10 +247,8 @@ impl Body for Answer {
             link.poll_drive(cx);
         }
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None))
-            && let Some(link) = this.link.take()
-        {
-            this.pool.give(link);
+        if matches!(polled, Poll::Ready(None)) {
+            this.complete();
         }
         polled.map_err(|error| format!("the target broke off: {}", explained(&error)).into())
     }
