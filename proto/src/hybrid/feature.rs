@@ -8,8 +8,12 @@ pub const HEADER: &str = "Causeway-Features";
 /// In a `response`, several fields of one name may be an array.
 pub const HEADER_LISTS: &str = "header-lists";
 
-/// The relay understands `drain` on a control channel: nothing new comes on it, what is pending may be finished.
+/// The relay understands `drain` on a control channel, and says it back: behind that nothing new comes, and what is
+/// pending may be finished.
 pub const DRAIN: &str = "drain";
+
+/// Everything that a relay of this version can do.
+pub const ALL: &str = "header-lists, drain";
 
 /// Whether a head names a feature.
 pub fn listed(headers: &HeaderMap) -> impl Fn(&str) -> bool + use<'_> {
@@ -31,5 +35,6 @@ mod tests {
         headers.append(HEADER, "Drain".parse().unwrap());
         let listed = listed(&headers);
         assert!(listed(DRAIN) && listed(HEADER_LISTS) && !listed("header"));
+        assert_eq!(ALL, [HEADER_LISTS, DRAIN].join(", "));
     }
 }

@@ -28,7 +28,8 @@ pub enum Message {
     Response(Response),
     /// Listener to relay: a fresh token.
     RenewToken(RenewToken),
-    /// Listener to a relay that names [`super::feature::DRAIN`]: nothing new on this channel, please.
+    /// Listener to a relay that names [`super::feature::DRAIN`]: nothing new on this channel, please. Said back, it is
+    /// granted.
     Drain(Drain),
     /// A command that we do not know; SDKs ignore those, and so do we.
     Unknown,

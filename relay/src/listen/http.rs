@@ -22,7 +22,10 @@ use tracing::warn;
 
 pub(super) use self::answer::{Told, problem};
 pub use self::body::{BodyError, RequestBody};
-use self::{exchange::Exchange, line::Line};
+use self::{
+    exchange::{Exchange, Way},
+    line::Line,
+};
 use super::{Held, channel::Wire};
 
 /// How long the answer's body may be unfinished before the answer moves to a rendezvous: long enough for what a handler
@@ -52,7 +55,11 @@ pub(super) fn arrived(held: &Arc<Held>, wire: &Arc<Wire>, request: Request, body
         return Some(answer::crowded(&mut line, id));
     };
     let exchange = Exchange::new(held, wire, line, Some(place));
-    held.shared.context.shutdown.spawn(exchange.on_channel(wire.clone(), request, id, body));
+    let way = match wire.hold_open() {
+        Some(open) => Way::Channel(wire.clone(), open),
+        None => Way::Rendezvous,
+    };
+    held.shared.context.shutdown.spawn(exchange.whole(way, request, id, body));
     None
 }
 

@@ -22,10 +22,13 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 use super::{
-    Held, explained,
+    Held,
+    channel::Wire,
+    explained,
     permit::Destination,
     rendezvous::{self, RendezvousError},
 };
@@ -49,8 +52,9 @@ pub struct Knock {
     relay: Option<IpAddr>,
     deadline: Instant,
     line: Line,
-    /// Its place among the dials, until it is accepted or rejected.
-    _dialling: OwnedSemaphorePermit,
+    /// Until it is accepted or rejected: its place among the dials, and its channel, whose end would have the relay ask
+    /// another listener.
+    _until_answered: (OwnedSemaphorePermit, Option<TaskTrackerToken>),
 }
 
 /// A sender that was let in.
@@ -71,7 +75,7 @@ pub struct Rendezvous {
 }
 
 /// A relay says that a sender is waiting.
-pub(super) fn arrived(held: &Arc<Held>, relay: Option<IpAddr>, accept: Accept) {
+pub(super) fn arrived(held: &Arc<Held>, wire: &Wire, accept: Accept) {
     let shared = &held.shared;
     let waiting = shared.dials_waiting.clone().try_acquire_owned();
     let joined = shared.joined.clone().try_acquire_owned();
@@ -83,10 +87,18 @@ pub(super) fn arrived(held: &Arc<Held>, relay: Option<IpAddr>, accept: Accept) {
         return;
     };
     let line = Line::begin(held, &accept, joined);
-    shared.context.shutdown.spawn(serve(held.clone(), accept, relay, waiting, line));
+    let place = Place { waiting, channel: wire.hold_open() };
+    shared.context.shutdown.spawn(serve(held.clone(), accept, wire.relay, place, line));
 }
 
-async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, waiting: OwnedSemaphorePermit, mut line: Line) {
+/// What a knock holds until it is handled.
+struct Place {
+    waiting: OwnedSemaphorePermit,
+    channel: Option<TaskTrackerToken>,
+}
+
+async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, place: Place, mut line: Line) {
+    let Place { waiting, channel } = place;
     let deadline = Instant::now() + SETUP;
     let destination = match held.permit.check(&accept.address) {
         Ok(destination) => destination,
@@ -101,7 +113,7 @@ async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, waiting: 
     let Ok(Ok(dialling)) = turn else { return line.failed(&RendezvousError::TooSlow) };
     drop(waiting);
     let on_websocket = held.on_websocket.clone();
-    let knock = Knock { held, accept, destination, relay, deadline, line, _dialling: dialling };
+    let knock = Knock { held, accept, destination, relay, deadline, line, _until_answered: (dialling, channel) };
     match on_websocket {
         Some(handler) => handler(knock).await,
         // The line says what became of it.
@@ -152,7 +164,7 @@ impl Knock {
     /// Lets the sender in. `protocol` is one of those that it offers; browsers fail when they offered some and none is
     /// chosen.
     pub async fn accept(self, protocol: Option<&str>) -> Result<Accepted, RendezvousError> {
-        let Self { held, destination, relay, deadline, mut line, _dialling, .. } = self;
+        let Self { held, destination, relay, deadline, mut line, _until_answered, .. } = self;
         let protocols: Vec<&str> = protocol.into_iter().collect();
         let opened = timeout_at(deadline, rendezvous::open(&held, &destination, relay, &protocols)).await;
         match opened.unwrap_or(Err(RendezvousError::TooSlow)) {
@@ -175,7 +187,7 @@ impl Knock {
 
     /// The same, where the line says already why.
     pub(super) async fn rejected(self, status: u16, description: &str) -> Result<(), RendezvousError> {
-        let Self { held, destination, relay, deadline, mut line, _dialling, .. } = self;
+        let Self { held, destination, relay, deadline, mut line, _until_answered, .. } = self;
         let rejected = timeout_at(deadline, rendezvous::reject(&held, &destination, relay, status, description)).await;
         let rejected = rejected.unwrap_or(Err(RendezvousError::TooSlow));
         if let Err(error) = &rejected {

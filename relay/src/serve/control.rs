@@ -2,12 +2,16 @@
 //!
 //! The loop of an idle channel is a small task of its own that remembers nothing of the handshake; ten thousand of them
 //! are what a large relay mostly consists of.
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header, uri::Authority};
 use bytes::BytesMut;
 use proto::{
     hybrid::{
+        feature,
         message::{self, BODY_MAX, Response},
         status::close_reason,
     },
@@ -97,7 +101,9 @@ pub(crate) async fn listen(
             None => channel.line.end("lost", "listener"),
         }
     });
-    Ok(handshake::switching(accept, None))
+    let mut answer = handshake::switching(accept, None);
+    answer.headers_mut().insert(feature::HEADER, HeaderValue::from_static(feature::ALL));
+    Ok(answer)
 }
 
 /// How the listener named us, checked: it becomes part of addresses.
@@ -142,6 +148,7 @@ impl Channel {
             stay: self.stay.clone(),
             websockets_only: self.websockets_only,
             requests: Requests::default(),
+            draining: AtomicBool::new(false),
             record: Record::new(self.relay.clock.now(), self.line.holder.clone()),
             gone: CancellationToken::new(),
         };
@@ -156,7 +163,7 @@ impl Channel {
         tokio::pin!(writer);
         let ending = tokio::select! {
             biased;
-            ending = self.serve(&mut receiver, &listener.requests) => Some(ending),
+            ending = self.serve(&mut receiver, &listener) => Some(ending),
             () = &mut writer => None,
         };
         let Self { relay, stay, place, mut line, .. } = self;
@@ -172,7 +179,8 @@ impl Channel {
         }
     }
 
-    async fn serve(&mut self, receiver: &mut Receiver<Accepted>, requests: &Requests) -> Ending {
+    async fn serve(&mut self, receiver: &mut Receiver<Accepted>, listener: &Listener) -> Ending {
+        let requests = &listener.requests;
         let (drain, force) = (self.relay.shutdown.drain_token(), self.relay.shutdown.force_token());
         let drained = async {
             drain.cancelled().await;
@@ -234,6 +242,14 @@ impl Channel {
                     }
                     Ok(message::Message::Response(response)) if response.body => announced = Some(response),
                     Ok(message::Message::Response(response)) => requests.answer(response, None),
+                    // What it was given already it finishes; then it closes.
+                    Ok(message @ message::Message::Drain(_)) => {
+                        listener.drain();
+                        if let Ok(granted) = message.write() {
+                            // A channel that has ended is noticed by its reader.
+                            let _ = listener.channel.send(vec![Message::Text(granted)]).await;
+                        }
+                    }
                     Ok(_) => {}
                     Err(error) => {
                         self.line.because(&error);

@@ -259,6 +259,11 @@ impl<'a> Call<'a> {
         let patience = self.http.response_timeout.0;
         let until = Instant::now() + patience;
         loop {
+            // It may have asked for that while the body was paid for.
+            if listener.is_draining() {
+                self.next(wanted, listener).await?;
+                continue;
+            }
             let mut ticket = self.offer();
             let mut expected = listener.requests.expect(&self.id);
             let text = self.message(self.address(listener, &ticket), body.is_some())?;

@@ -4,7 +4,10 @@
 //! and its registration waits for it instead of being told that nobody listens.
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -39,6 +42,8 @@ pub(crate) struct Listener {
     pub(crate) stay: Arc<Stay>,
     /// It would end at the first HTTP request.
     pub(crate) websockets_only: bool,
+    /// It asked for nothing new.
+    pub(crate) draining: AtomicBool,
     /// HTTP requests that it has not answered yet.
     pub(crate) requests: Requests,
     /// What it came to so far.
@@ -57,6 +62,16 @@ pub(crate) struct Base {
 }
 
 impl Listener {
+    /// Nothing new is given to it from now on.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// Whether it asked for nothing new.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
     /// The part of an id that a sender names it by. Azure's nodes append to an id, and SDKs cut that off again.
     fn is_called(&self, name: &str) -> bool {
         is_same(&self.id, name)
@@ -106,7 +121,7 @@ impl Wanted {
     fn takes(&self, listener: &Arc<Listener>) -> bool {
         let was_tried = self.tried.iter().any(|other| Arc::ptr_eq(other, listener));
         let cannot = self.for_http && listener.websockets_only;
-        !was_tried && !cannot && self.is_chosen(listener)
+        !was_tried && !cannot && !listener.is_draining() && self.is_chosen(listener)
     }
 }
 

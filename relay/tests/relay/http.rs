@@ -4,6 +4,7 @@ mod connection;
 mod control;
 mod deadlines;
 mod head;
+mod listener;
 mod reload;
 mod rendezvous;
 mod shares;

@@ -1,8 +1,9 @@
 //! A control channel while it lives: what comes is obeyed, its token renewed, and its end is in order.
 //!
-//! Retiring, when the process drains or a successor is up: a relay that understands it is asked for nothing new; requests
-//! that come all the same are answered by rendezvous, which outlives the channel; when those from before are answered,
-//! Close is sent. What the relay had said before it read that is obeyed, too, so nobody who was sent here is let down.
+//! Retiring, when the process drains or a successor is up: a relay that understands it is asked for nothing new, and says
+//! when that is so; from any other, requests that still come are answered by rendezvous, which outlives the channel. When
+//! what is pending is answered, Close is sent. What the relay had said before it read that is obeyed, too, so nobody who
+//! was sent here is let down.
 use std::{
     net::IpAddr,
     sync::{
@@ -66,16 +67,19 @@ pub(in crate::listen) struct Wire {
     pub(in crate::listen) features: Features,
     /// Cancelled when the channel is no more.
     pub(in crate::listen) gone: CancellationToken,
-    /// Requests that are to be answered on the channel.
+    /// Requests that are to be answered on the channel, and senders that are to be let in.
     pending: TaskTracker,
+    /// New requests are to be answered elsewhere.
+    elsewhere: AtomicBool,
     /// Our Close is given to be sent.
     closing: AtomicBool,
 }
 
 impl Wire {
-    /// Holds the channel open for one more answer; nothing when it is retiring.
+    /// Holds the channel open for one more answer; nothing when that must go elsewhere.
     pub(in crate::listen) fn hold_open(&self) -> Option<TaskTrackerToken> {
-        (!self.pending.is_closed()).then(|| self.pending.token())
+        let elsewhere = self.elsewhere.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed);
+        (!elsewhere).then(|| self.pending.token())
     }
 }
 
@@ -103,6 +107,7 @@ where
         features,
         gone: CancellationToken::new(),
         pending: TaskTracker::new(),
+        elsewhere: AtomicBool::new(false),
         closing: AtomicBool::new(false),
     });
     let gone = wire.gone.clone().drop_guard();
@@ -175,8 +180,11 @@ impl End {
 #[derive(Debug, Clone, Copy)]
 enum Phase {
     Open,
-    /// Until its requests are answered, or until then.
-    Retiring(Instant),
+    /// Until its requests are answered, or until then. `settled` when nothing new comes, or what comes does not count.
+    Retiring {
+        until: Instant,
+        settled: bool,
+    },
     /// Until the relay's Close, or until then.
     Closing(Instant),
 }
@@ -208,17 +216,18 @@ impl Holding {
         let shutdown = self.held.shared.context.shutdown.clone();
         let (draining, force) = (shutdown.drain_token(), shutdown.force_token());
         loop {
-            let (is_open, until) = match self.phase {
-                Phase::Open => (true, None),
-                Phase::Retiring(until) | Phase::Closing(until) => (false, Some(until)),
+            let until = match self.phase {
+                Phase::Open => None,
+                Phase::Retiring { until, .. } | Phase::Closing(until) => Some(until),
             };
-            let is_closing = matches!(self.phase, Phase::Closing(_));
+            let (is_open, is_closing) = (until.is_none(), self.is_closing());
+            let is_settled = matches!(self.phase, Phase::Retiring { settled: true, .. });
             tokio::select! {
                 biased;
                 () = force.cancelled() => return End::new("forced", ""),
                 () = draining.cancelled(), if is_open => self.retire().await,
                 () = retire.cancelled(), if is_open => self.retire().await,
-                () = self.wire.pending.wait(), if !is_open && !is_closing => self.close().await,
+                () = self.wire.pending.wait(), if is_settled => self.close().await,
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     if is_closing {
                         return End::new("retired", "the relay did not answer our Close");
@@ -287,7 +296,7 @@ impl Holding {
 
     async fn obey(&mut self, message: message::Message) {
         match message {
-            message::Message::Accept(accept) => knock::arrived(&self.held, self.wire.relay, accept),
+            message::Message::Accept(accept) => knock::arrived(&self.held, &self.wire, accept),
             message::Message::Request(request) if request.is_address_only() => {
                 http::announced(&self.held, &self.wire, request);
             }
@@ -295,11 +304,13 @@ impl Holding {
                 self.expected = Expected::Body(Box::new(request));
             }
             message::Message::Request(request) => self.request(request, None).await,
+            message::Message::Drain(_) => {
+                if let Phase::Retiring { settled, .. } = &mut self.phase {
+                    *settled = true;
+                }
+            }
             // For relays, not for us, or from a protocol that is newer.
-            message::Message::Response(_)
-            | message::Message::RenewToken(_)
-            | message::Message::Drain(_)
-            | message::Message::Unknown => {}
+            message::Message::Response(_) | message::Message::RenewToken(_) | message::Message::Unknown => {}
         }
     }
 
@@ -330,10 +341,12 @@ impl Holding {
 
     /// Takes nothing new where the relay can be told, and waits for what is pending.
     async fn retire(&mut self) {
-        self.phase = Phase::Retiring(Instant::now() + RETIRE);
+        let is_understood = self.wire.features.drain;
+        self.phase = Phase::Retiring { until: Instant::now() + RETIRE, settled: !is_understood };
         self.listed.retiring();
         self.wire.pending.close();
-        if self.wire.features.drain {
+        self.wire.elsewhere.store(!is_understood, Ordering::Relaxed);
+        if is_understood {
             self.say(message::Message::Drain(Drain { within_ms: RETIRE.as_millis() as u64 })).await;
         }
     }

@@ -20,6 +20,7 @@ use tokio::{
     sync::OwnedSemaphorePermit,
     time::{Instant, sleep_until, timeout},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
     Received,
@@ -50,6 +51,14 @@ pub(super) struct Exchange {
     place: Option<OwnedSemaphorePermit>,
 }
 
+/// How a whole request is answered.
+pub(super) enum Way {
+    /// On its channel, which stays open for it; a large answer by rendezvous.
+    Channel(Arc<Wire>, TaskTrackerToken),
+    /// By a rendezvous that is opened at once, so that the relay knows: the channel is about to close.
+    Rendezvous,
+}
+
 /// How an answer that was sent piece by piece ended.
 enum Sent {
     Complete,
@@ -65,15 +74,26 @@ impl Exchange {
     }
 
     /// A whole request from a control channel.
-    pub(super) async fn on_channel(mut self, wire: Arc<Wire>, request: Request, id: String, body: Option<Bytes>) {
+    pub(super) async fn whole(mut self, way: Way, request: Request, id: String, body: Option<Bytes>) {
+        match way {
+            Way::Channel(wire, open) => self.on_channel(wire, open, request, id, body).await,
+            Way::Rendezvous => {
+                let address = request.address.clone().unwrap_or_default();
+                let Some(socket) = self.dial(&address).await else { return };
+                self.on_socket(socket, request, body).await;
+            }
+        }
+    }
+
+    async fn on_channel(
+        mut self,
+        wire: Arc<Wire>,
+        open: TaskTrackerToken,
+        request: Request,
+        id: String,
+        body: Option<Bytes>,
+    ) {
         let force = self.held.shared.context.shutdown.force_token();
-        // A channel that is about to close gets no more answers: they go by rendezvous, which is opened at once, so that
-        // the relay knows.
-        let Some(held_open) = wire.hold_open() else {
-            let address = request.address.clone().unwrap_or_default();
-            let Some(socket) = self.dial(&address).await else { return };
-            return self.on_socket(socket, request, body).await;
-        };
         self.line.bytes_in = body.as_ref().map_or(0, Bytes::len) as u64;
         let address = request.address.clone();
         let bodiless = is_head(&request);
@@ -116,7 +136,7 @@ impl Exchange {
             Gathered::Begun(begun) => begun,
         };
         let Some(socket) = self.dial(&address.unwrap_or_default()).await else { return };
-        drop(held_open);
+        drop(open);
         self.answer(socket, id, &outgoing, begun, rest).await;
     }
 
