@@ -1,6 +1,10 @@
 //! The access line: one per connection, or per request of an HTTP sender, written when it ends, whichever way.
 use std::{
     net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -31,8 +35,8 @@ pub(crate) struct Line {
     pub(crate) listener: String,
     /// Status of our answer; 0 when there was none.
     pub(crate) status: u16,
-    /// Payload bytes towards the listener.
-    pub(crate) bytes_up: u64,
+    /// Payload bytes towards the listener; whoever moves them may count them here, to the very end.
+    pub(crate) bytes_up: Arc<AtomicU64>,
     /// Payload bytes towards the sender.
     pub(crate) bytes_down: u64,
     first_byte: Option<Duration>,
@@ -56,7 +60,7 @@ impl Line {
             holder: String::new(),
             listener: String::new(),
             status: 0,
-            bytes_up: 0,
+            bytes_up: Arc::default(),
             bytes_down: 0,
             first_byte: None,
             outcome: "abandoned",
@@ -118,7 +122,7 @@ impl Drop for Line {
             outcome = self.outcome,
             fault = self.fault,
             detail = self.detail,
-            bytes_up = self.bytes_up,
+            bytes_up = self.bytes_up.load(Relaxed),
             bytes_down = self.bytes_down,
             first_byte_ms = self.first_byte.map(millis),
             duration_ms = millis(self.began.elapsed()),

@@ -1,6 +1,6 @@
 //! A sender: waits, its handshake unanswered, until a listener has accepted or rejected it ([`super::meet`]), and is joined with
 //! it.
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use http::{HeaderValue, Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -161,5 +161,7 @@ async fn relayed(
             splice.dismiss(code, &close_reason(text, &line.id)).await;
         }
     }
-    (line.bytes_up, line.bytes_down) = splice.bytes();
+    let (up, down) = splice.bytes();
+    line.bytes_up.store(up, Relaxed);
+    line.bytes_down = down;
 }

@@ -77,19 +77,26 @@ pub(crate) async fn send(
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
     line.kind = "http";
     line.asked = Some((clean(asked.request.method().as_str(), METHOD_SHOWN), line.path.clone()));
+    // Whoever leaves before there is an answer ends this at any moment.
+    line.end("sender_gone", "sender");
     let stay = match admitted(visitor, &asked).await {
         Ok(stay) => Arc::new(stay),
-        Err(refusal) => return Err((refusal.into(), line)),
+        Err(refusal) => {
+            if let Some(entity) = visitor.relay.namespace().find(asked.target.path()) {
+                entity.metrics.answered(refusal.status());
+            }
+            return Err((refusal.into(), line));
+        }
     };
     visitor.proven();
     line.path.clone_from(&stay.entity().name);
     line.held_by(&stay);
     let gone = CancellationToken::new();
     let guard = gone.clone().drop_guard();
-    let moved = Arc::new(AtomicU64::new(0));
+    let moved = line.bytes_up.clone();
     let relayed = async {
         let place = enter(visitor, stay.entity())?;
-        let (call, body) = Call::new(visitor, &stay, asked, gone, moved.clone())?;
+        let (call, body) = Call::new(visitor, &stay, asked, gone, moved)?;
         visitor.turns.set_stall(call.http.idle_timeout.0);
         Ok((call.relayed(body, &mut line).await?, place))
     };
@@ -102,11 +109,10 @@ pub(crate) async fn send(
         Ok((response, place)) => {
             stay.entity().metrics.answered(response.status());
             line.answers(response.status().as_u16());
-            let exchange = Exchange { stay, line, moved, _place: place, _gone: guard };
+            let exchange = Exchange { stay, line, _place: place, _gone: guard };
             Ok(response.map(|body| body.telling(Box::new(exchange))))
         }
         Err(denied) => {
-            line.bytes_up = moved.load(Relaxed);
             stay.entity().metrics.answered(denied.status());
             Err((denied, line))
         }
@@ -176,15 +182,18 @@ impl<'a> Call<'a> {
         let mut wanted = Wanted::new(&self.parts.headers, true);
         // Somebody has to be there before the sender is asked for its body.
         let mut listener = self.pick(&wanted).await?;
+        line.listener.clone_from(&listener.id);
         let gathered = gather(body, &self.entity.buffers, self.http.idle_timeout.0).await?;
         if listener.gone.is_cancelled() {
             listener = self.pick(&wanted).await?;
         }
-        let (answer, body) = match gathered {
-            Gathered::Whole(body) => self.over_control(&mut wanted, &mut listener, body, waiting).await?,
-            Gathered::Large(upload) => self.by_rendezvous(&mut wanted, &mut listener, upload, waiting).await?,
+        let answered = match gathered {
+            Gathered::Whole(body) => self.over_control(&mut wanted, &mut listener, body, waiting).await,
+            Gathered::Large(upload) => self.by_rendezvous(&mut wanted, &mut listener, upload, waiting).await,
         };
+        // The last one that was asked, whatever came of it.
         line.listener.clone_from(&listener.id);
+        let (answer, body) = answered?;
         let response = head::response(&answer, &self.namespace)?;
         let bodyless = self.is_bodyless(response.status());
         Ok(if bodyless { response } else { response.map(|_| body) })

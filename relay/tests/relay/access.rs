@@ -13,7 +13,7 @@ use crate::support::{Relay, until};
 
 /// What is logged on this thread; the relay of a test runs on the thread of the test.
 #[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -35,7 +35,7 @@ impl<'a> MakeWriter<'a> for Log {
 }
 
 impl Log {
-    fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+    pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
@@ -46,12 +46,12 @@ impl Log {
         (log, tracing::subscriber::set_default(subscriber))
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 
     /// Access lines of one kind.
-    fn lines(&self, kind: &str) -> Vec<Value> {
+    pub(crate) fn lines(&self, kind: &str) -> Vec<Value> {
         let text = self.text();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).expect("each line is JSON"));
         lines.filter(|line| line["target"] == "access" && line["kind"] == kind).collect()
@@ -75,7 +75,7 @@ const FIELDS: &[&str] = &[
     "duration_ms",
 ];
 
-fn check(line: &Value, expected: &[(&str, Value)]) {
+pub(crate) fn check(line: &Value, expected: &[(&str, Value)]) {
     for field in FIELDS {
         assert!(!line[field].is_null(), "{field} in {line}");
     }

@@ -1,4 +1,5 @@
 //! HTTP senders, as raw bytes on one side and JSON messages on the other.
+mod access;
 mod choice;
 mod connection;
 mod control;

@@ -1,8 +1,5 @@
 //! What one HTTP sender's request came to: told when its answer is done with, whichever way.
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
-};
+use std::sync::Arc;
 
 use tokio_util::sync::DropGuard;
 
@@ -14,8 +11,6 @@ pub(crate) struct Exchange {
     /// The sender's right to be answered.
     pub(super) stay: Arc<Stay>,
     pub(super) line: Box<Line>,
-    /// Bytes that were taken from the sender.
-    pub(super) moved: Arc<AtomicU64>,
     /// One of the entity's senders.
     pub(super) _place: Place,
     /// Tells the rendezvous, if there is one, that the sender has gone.
@@ -31,7 +26,6 @@ impl Exchange {
 
     /// How it ended, and whose doing that was.
     pub(crate) fn end(&mut self, outcome: &'static str, fault: &'static str) {
-        self.line.bytes_up = self.moved.load(Relaxed);
         self.line.end(outcome, fault);
     }
 }

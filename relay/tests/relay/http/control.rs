@@ -1,7 +1,13 @@
 //! Requests and answers over the control channel.
 use futures_util::SinkExt as _;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
 
 use super::support::{Client, relay, request, respond, serve_one};
 
@@ -82,6 +88,26 @@ async fn a_body_of_no_bytes_is_an_empty_binary_message() {
     let asked = serve_one(&mut control.0, b"").await;
     assert_eq!(asked.body.as_deref(), Some(&b""[..]));
     assert_eq!(client.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_body_in_many_frames_is_one_body() {
+    let relay = relay().await;
+    let mut control = relay.listener().await;
+    let mut client = Client::new(&relay).await;
+    client.head("GET /e", &[]).await;
+    let asked = request(&mut control.0).await;
+    respond(&mut control.0, json!({ "requestId": asked.id(), "statusCode": 200, "body": true }), None).await;
+    let parts: [&[u8]; 4] = [b"one ", b"", b"body", b""];
+    for (number, part) in parts.into_iter().enumerate() {
+        let code = OpCode::Data(if number == 0 { Data::Binary } else { Data::Continue });
+        let frame = Frame::message(part.to_vec(), code, number + 1 == parts.len());
+        control.0.send(Message::Frame(frame)).await.unwrap();
+        // Within a message there may be control frames.
+        control.0.send(Message::Ping(Vec::new().into())).await.unwrap();
+    }
+    let reply = client.reply().await;
+    assert_eq!((&reply.body[..], reply.one("Content-Length")), (&b"one body"[..], Some("8")));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{
     io::AsyncReadExt as _,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::{
     Bytes, Message,
@@ -109,6 +109,32 @@ async fn chunked_bodies_go_over_the_control_channel_while_they_are_small_and_qui
     let asked = serve_one(&mut rendezvous, b"large").await;
     assert!(asked.body.unwrap() == body);
     assert_eq!(client.reply().await.body, b"large");
+}
+
+#[tokio::test]
+async fn a_request_without_a_body_never_goes_by_rendezvous() {
+    // Not even where a body could not be kept.
+    for limits in ["", "buffer_memory: 64Ki"] {
+        let relay = relay_with("", limits).await;
+        let mut control = relay.listener().await;
+        let mut client = Client::new(&relay).await;
+        for (fields, body) in [
+            (&[][..], None),
+            (&["Content-Length: 0"], None),
+            // It may have one, as long as it has not ended.
+            (&["Transfer-Encoding: chunked"], Some(Vec::new())),
+        ] {
+            client.head("POST /e", fields).await;
+            if body.is_some() {
+                tokio::time::pause();
+                sleep(Duration::from_secs(30)).await;
+                tokio::time::resume();
+                client.chunk(b"").await;
+            }
+            assert_eq!(serve_one(&mut control.0, b"").await.body, body, "{fields:?}");
+            assert_eq!(client.reply().await.status, 200);
+        }
+    }
 }
 
 #[tokio::test]
