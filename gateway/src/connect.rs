@@ -4,11 +4,13 @@
 //! who starts first. A request that comes while no tunnel is up waits for a bounded time.
 mod access;
 pub(crate) mod actor;
+mod clusters;
 pub mod config;
 pub(crate) mod face;
 #[cfg(test)]
 mod fake;
 mod metrics;
+pub mod place;
 pub(crate) mod stream_id;
 pub mod target;
 pub(crate) mod tunnels;
@@ -31,9 +33,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::config::Config;
 use self::{
     actor::Actor,
+    clusters::Clusters,
     config::{ClusterConfig, WayConfig},
-    face::{Bound, Face},
+    face::{Bound, Face, Ground, Login},
     metrics::ConnectMetrics,
+    place::{Place, PlaceError},
     tunnels::{
         Tunnels,
         keep::{Care, any_way, keep},
@@ -48,7 +52,7 @@ use self::{
 /// A running connector.
 #[derive(Debug)]
 pub struct Running {
-    /// Bound addresses of the faces, in the order of the file.
+    /// Bound addresses of the faces, in the order of the file; Unix sockets have none.
     pub addresses: Vec<SocketAddr>,
     state: Arc<State>,
 }
@@ -56,7 +60,7 @@ pub struct Running {
 /// What is told about a running connector.
 #[derive(Debug)]
 struct State {
-    clusters: Vec<Tunnels>,
+    clusters: Clusters,
     faces: Vec<Arc<Face>>,
 }
 
@@ -104,11 +108,23 @@ pub enum StartError {
         /// What is wrong with it.
         message: String,
     },
-    /// A face's port cannot be bound.
-    #[error("faces: {address} cannot be bound")]
+    /// A face's socket has a path that cannot be used.
+    #[error("faces: {place} cannot be used")]
+    Place {
+        /// Which place.
+        place: Place,
+        /// Why not.
+        #[source]
+        source: PlaceError,
+    },
+    /// A face's password cannot be used.
+    #[error("faces: the password of a login cannot be used")]
+    Login(#[source] ConfigError),
+    /// A face's place cannot be bound.
+    #[error("faces: {place} cannot be bound")]
     Bind {
-        /// Which address.
-        address: SocketAddr,
+        /// Which place.
+        place: Place,
         /// Why not.
         #[source]
         source: io::Error,
@@ -135,27 +151,30 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     for (name, config) in &values.clusters {
         clusters.insert(name.as_str(), Cluster::read(name, config, (&roots, &dialer), &base, &context, &metrics)?);
     }
+    let connections = TaskTracker::new();
+    let known = clusters.values().map(|cluster| cluster.tunnels.clone());
+    let ground = Ground {
+        clusters: Clusters::new(known, metrics),
+        clock: Arc::clone(&context.clock),
+        shutdown: context.shutdown.clone(),
+        connections: connections.clone(),
+    };
     let mut bound = Vec::with_capacity(values.faces.len());
     for face in &values.faces {
-        // Both were checked when the file was read.
-        let (Some(place), Some(cluster)) = (face.place(), clusters.get(&*face.to.cluster)) else { continue };
-        let (tunnels, metrics) = (cluster.tunnels.clone(), metrics.face(&face.to.cluster, place.0));
-        let (clock, shutdown) = (Arc::clone(&context.clock), context.shutdown.clone());
-        let port = Bound::bind(face, place, tunnels, metrics, clock, shutdown)
-            .await
-            .map_err(|source| StartError::Bind { address: place.1, source })?;
-        bound.push(port);
+        // Checked when the file was read.
+        let Some((kind, place)) = face.place() else { continue };
+        let place = place.below(&base).map_err(|source| StartError::Place { place: place.clone(), source })?;
+        let listener = face::bind(&place).await.map_err(|source| StartError::Bind { place, source })?;
+        let login = face.login.as_ref().map(|login| Login::open(login, &base));
+        let login = login.transpose().map_err(StartError::Login)?;
+        bound.push(Bound::new(face, kind, Arc::new(listener), login, &ground));
     }
-    let state = Arc::new(State {
-        clusters: clusters.values().map(|cluster| cluster.tunnels.clone()).collect(),
-        faces: bound.iter().map(|bound| Arc::clone(&bound.face)).collect(),
-    });
-    let addresses = bound.iter().map(|bound| bound.face.address).collect();
+    let faces: Vec<_> = bound.iter().map(|bound| Arc::clone(&bound.face)).collect();
+    let addresses = faces.iter().filter_map(|face| face.address.port()).collect();
+    let state = Arc::new(State { clusters: ground.clusters, faces });
 
-    let connections = TaskTracker::new();
     for port in bound {
-        let serving = port.serve(connections.clone());
-        context.shutdown.spawn(connections.track_future(serving));
+        context.shutdown.spawn(connections.track_future(port.serve()));
     }
     let stop = CancellationToken::new();
     for cluster in clusters.into_values() {
@@ -182,7 +201,7 @@ async fn stop_last(context: Context, connections: TaskTracker, stop: Cancellatio
 fn tell(state: &Arc<State>, context: &Context) {
     let reachable = Arc::clone(state);
     context.readiness.check("cluster", move || {
-        let any = reachable.clusters.iter().any(|cluster| cluster.up() > 0);
+        let any = reachable.clusters.all().iter().any(|cluster| cluster.up() > 0);
         any.then_some(()).ok_or_else(|| "no cluster can be reached".to_owned())
     });
     let shown = Arc::clone(state);
@@ -198,19 +217,8 @@ impl Running {
 
 impl State {
     fn status(&self) -> serde_json::Value {
-        let faces: Vec<_> = self
-            .faces
-            .iter()
-            .map(|face| {
-                serde_json::json!({
-                    "kind": face.kind.name(),
-                    "address": face.address.to_string(),
-                    "to": face.target.to_string(),
-                    "as": face.speaks.name(),
-                })
-            })
-            .collect();
-        let clusters: Vec<_> = self.clusters.iter().map(Tunnels::status).collect();
+        let faces: Vec<_> = self.faces.iter().map(|face| face.status()).collect();
+        let clusters: Vec<_> = self.clusters.all().iter().map(Tunnels::status).collect();
         serde_json::json!({ "clusters": clusters, "faces": faces })
     }
 }

@@ -55,10 +55,7 @@ use tracing::info;
 pub use self::config::{
     Config, EntityConfig, EntityLimits, GrantConfig, Http, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
 };
-pub(crate) use self::{
-    config::{Written, check_name, folder, written},
-    sources::counted,
-};
+pub(crate) use self::config::{Written, check_name, folder, written};
 use self::{
     entities::{Ground, Namespace},
     events::Teller,

@@ -11,6 +11,7 @@ use std::{
 use proto::tunnel::failure::Failure;
 
 use super::{
+    clusters::Lead,
     config::{FaceKind, Speaks},
     face::refusal::By,
     metrics::FaceMetrics,
@@ -22,10 +23,12 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Access {
     pub(crate) stream: StreamId,
-    target: Arc<Target>,
+    /// Unknown until it was read from what the client says.
+    target: Option<Arc<Target>>,
     kind: FaceKind,
     speaks: Speaks,
     began: Instant,
+    /// Those of no cluster, until it is known.
     metrics: Arc<FaceMetrics>,
     /// Payload bytes towards the target.
     pub(crate) sent: Arc<AtomicU64>,
@@ -40,21 +43,14 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(
-        stream: StreamId,
-        target: Arc<Target>,
-        kind: FaceKind,
-        speaks: Speaks,
-        metrics: Arc<FaceMetrics>,
-    ) -> Self {
-        metrics.opened.inc();
+    pub(crate) fn new(stream: StreamId, kind: FaceKind, speaks: Speaks, nowhere: Arc<FaceMetrics>) -> Self {
         Self {
             stream,
-            target,
+            target: None,
             kind,
             speaks,
             began: Instant::now(),
-            metrics,
+            metrics: nowhere,
             sent: Arc::default(),
             received: 0,
             method: None,
@@ -64,6 +60,18 @@ impl Access {
             first: None,
             ended: None,
         }
+    }
+
+    /// Where it is to go.
+    pub(crate) fn leads_to(&mut self, lead: &Lead) {
+        self.target = Some(Arc::clone(&lead.target));
+        self.metrics = Arc::clone(&lead.metrics);
+        self.metrics.opened.inc();
+    }
+
+    /// The cluster it is to go to, empty as long as nobody knows.
+    pub(crate) fn cluster(&self) -> &str {
+        self.target.as_ref().map_or("", |target| &target.cluster)
     }
 
     /// What an HTTP client asks for; the path comes without its query.
@@ -97,6 +105,9 @@ impl Access {
 impl Drop for Access {
     fn drop(&mut self) {
         let sent = self.sent.load(Ordering::Relaxed);
+        if self.target.is_none() {
+            self.metrics.opened.inc();
+        }
         self.metrics.closed.inc();
         self.metrics.bytes_out.inc_by(sent);
         self.metrics.bytes_in.inc_by(self.received);
@@ -111,8 +122,8 @@ impl Drop for Access {
             stream = self.stream.as_str(),
             kind = self.kind.name(),
             speaks_as = self.speaks.name(),
-            cluster = &*self.target.cluster,
-            target_host = self.target.authority(),
+            cluster = self.target.as_ref().map(|target| &*target.cluster),
+            target_host = self.target.as_ref().map(|target| target.authority()),
             tunnel = self.tunnel.map(|(id, _)| id),
             way = self.tunnel.map(|(_, way)| way),
             method = self.method.as_ref().map(http::Method::as_str),
@@ -123,7 +134,7 @@ impl Drop for Access {
             first_byte_ms = self.first.map(millis),
             total_ms = millis(self.began.elapsed()),
             ended,
-            decided_by = failure.map(|(_, by)| by.shown(&self.target.cluster)),
+            decided_by = failure.map(|(_, by)| by.shown(self.cluster())),
             reached_target = failure.map(|(failure, _)| failure.reached.name()),
             reason = failure.map(|(failure, _)| failure.message.as_str()),
             "stream"

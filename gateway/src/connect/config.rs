@@ -2,7 +2,6 @@
 //! refused here, before a port opens.
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::PathBuf,
 };
 
@@ -14,7 +13,11 @@ use relay::{
 };
 use serde::Deserialize;
 
-use super::{face::guard, target::Target, way::DirectUrl};
+use super::{
+    place::Place,
+    target::{Target, To},
+    way::DirectUrl,
+};
 
 /// Tunnels held to each cluster unless the file says otherwise: one lost packet or busy core must not hold up everything.
 const TUNNELS_DEFAULT: usize = 2;
@@ -83,27 +86,72 @@ pub struct WayConfig {
     pub join: Option<SecretRef>,
 }
 
-/// A local port: either `http` or `tcp`.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+/// A local face: exactly one of `http`, `tcp`, `socks5` and `connect`. Each listens at `<address>:<port>`, port 0 letting
+/// the kernel choose, or at `unix:<path>`, a socket for this user alone.
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaceConfig {
-    /// Serve HTTP/1.1 here; port 0 lets the kernel choose.
+    /// Serve HTTP/1.1 here.
     #[serde(default)]
-    pub http: Option<SocketAddr>,
-    /// Take TCP connections here; port 0 lets the kernel choose.
+    pub http: Option<Place>,
+    /// Take TCP connections here.
     #[serde(default)]
-    pub tcp: Option<SocketAddr>,
-    /// Where it leads: `cluster/host:port`.
-    pub to: Target,
-    /// Whose requests these are: `caller` (a token must come with each; default of `http`) or `connector` (default of `tcp`).
+    pub tcp: Option<Place>,
+    /// Be a SOCKS5 proxy here, for names like `service.namespace.cluster`.
+    #[serde(default)]
+    pub socks5: Option<Place>,
+    /// Be an HTTP CONNECT proxy here, for the same names.
+    #[serde(default)]
+    pub connect: Option<Place>,
+    /// Where it leads: `cluster/host:port` for `http` and `tcp`. The others may name a `cluster` for what does not name one
+    /// itself, addresses included; default none.
+    #[serde(default)]
+    pub to: Option<To>,
+    /// `http`: where requests lead by host name and path, in place of `to`; the first route that fits counts.
+    #[serde(default)]
+    pub routes: Vec<RouteConfig>,
+    /// Whose requests these are: with `caller` a token must come with each; default `caller` for `http`, `connector` for the
+    /// others.
     #[serde(default, rename = "as")]
     pub speaks: Option<Speaks>,
-    /// Values of `Host` accepted besides loopback names with this port and the target's own name; default none.
+    /// Values of `Host` accepted besides loopback names with this port, the target's own name and those of routes; default
+    /// none. A `tcp` face asks for them when it is spoken to in HTTP.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// `tcp`: carry HTTP from anybody, web pages in this machine's browsers included; default false.
+    #[serde(default)]
+    pub allow_http: bool,
+    /// `socks5` and `connect`: what clients must show; default nothing.
+    #[serde(default)]
+    pub login: Option<LoginConfig>,
     /// Allow an address other than loopback: whoever reaches the port can then use it; default false.
     #[serde(default)]
     pub open_to_network: bool,
+}
+
+/// Where some requests of an `http` face lead. A route without `host` and `path` takes every request.
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RouteConfig {
+    /// Host name in `Host`, whatever its port; default any that the face accepts.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Beginning of the path, in whole segments: `/v1` is for `/v1` and `/v1/x`; default every path. It goes to the target
+    /// unchanged.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// `cluster/host:port`.
+    pub to: Target,
+}
+
+/// User and password of a face. Both cross the network in the clear.
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoginConfig {
+    /// User name, without a colon.
+    pub user: String,
+    /// The password, 1 to 255 bytes; read at start, and again when this file changes.
+    pub password: SecretRef,
 }
 
 /// As whom a face speaks (SD-3).
@@ -133,14 +181,31 @@ pub enum FaceKind {
     Http,
     /// Bytes.
     Tcp,
+    /// SOCKS5 (RFC 1928).
+    Socks5,
+    /// HTTP CONNECT (RFC 9110, section 9.3.6).
+    Connect,
 }
 
 impl FaceKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: &[Self] = &[Self::Http, Self::Tcp, Self::Socks5, Self::Connect];
+
     /// The word in the file and in logs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Tcp => "tcp",
+            Self::Socks5 => "socks5",
+            Self::Connect => "connect",
+        }
+    }
+
+    /// As whom it speaks unless the file says otherwise (SD-3).
+    fn speaks(self) -> Speaks {
+        match self {
+            Self::Http => Speaks::Caller,
+            Self::Tcp | Self::Socks5 | Self::Connect => Speaks::Connector,
         }
     }
 }
@@ -150,18 +215,23 @@ fn tunnels_default() -> usize {
 }
 
 impl FaceConfig {
-    /// Kind and address, if exactly one is given.
-    pub fn place(&self) -> Option<(FaceKind, SocketAddr)> {
-        match (self.http, self.tcp) {
-            (Some(address), None) => Some((FaceKind::Http, address)),
-            (None, Some(address)) => Some((FaceKind::Tcp, address)),
-            _ => None,
-        }
+    /// Kind and place, if exactly one is given.
+    pub fn place(&self) -> Option<(FaceKind, &Place)> {
+        let places = [&self.http, &self.tcp, &self.socks5, &self.connect];
+        let mut given = FaceKind::ALL.iter().zip(places).filter_map(|(kind, place)| Some((*kind, place.as_ref()?)));
+        given.next().filter(|_| given.next().is_none())
     }
 
     /// As whom it speaks, the default of its kind applied.
     pub fn speaks(&self) -> Speaks {
-        self.speaks.unwrap_or(if self.http.is_some() { Speaks::Caller } else { Speaks::Connector })
+        self.speaks.unwrap_or_else(|| self.place().map_or(Speaks::Connector, |(kind, _)| kind.speaks()))
+    }
+
+    /// The clusters it names, and under which key.
+    fn clusters(&self) -> impl Iterator<Item = (String, &str)> {
+        let to = self.to.iter().map(|to| ("to".to_owned(), &**to.cluster()));
+        let routes = self.routes.iter().enumerate();
+        to.chain(routes.map(|(index, route)| (format!("routes[{index}].to"), &*route.to.cluster)))
     }
 }
 
@@ -185,18 +255,18 @@ impl Validate for Config {
         let mut taken = BTreeSet::new();
         for (index, face) in self.faces.iter().enumerate() {
             let key = format!("faces[{index}]");
-            let (kind, address) = face.validate(&key)?;
-            if !self.clusters.contains_key(&*face.to.cluster) {
+            let (kind, place) = face.validate(&key)?;
+            if let Some((at, cluster)) = face.clusters().find(|(_, name)| !self.clusters.contains_key(*name)) {
                 let known = self.clusters.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
                 return Err(problem(
-                    format!("{key}.to"),
-                    format!("no cluster `{}` in this file; there is: {known}", face.to.cluster),
+                    format!("{key}.{at}"),
+                    format!("no cluster `{cluster}` in this file; there is: {known}"),
                 ));
             }
-            if address.port() != 0 && !taken.insert(address) {
+            if place.port().is_none_or(|address| address.port() != 0) && !taken.insert(place) {
                 return Err(problem(
                     format!("{key}.{}", kind.name()),
-                    format!("{address} is taken by another face of this file: choose another port"),
+                    format!("{place} is taken by another face of this file: choose another place"),
                 ));
             }
         }
@@ -254,38 +324,9 @@ impl WayConfig {
     }
 }
 
-impl FaceConfig {
-    fn validate(&self, key: &str) -> Result<(FaceKind, SocketAddr), Problem> {
-        let Some((kind, address)) = self.place() else {
-            return Err(problem(key, "a face is exactly one of `http: <address>` and `tcp: <address>`"));
-        };
-        if kind == FaceKind::Tcp && self.speaks == Some(Speaks::Caller) {
-            return Err(problem(
-                format!("{key}.as"),
-                "a tcp face cannot carry a caller's token: write `as: connector`, or use an http face",
-            ));
-        }
-        if kind == FaceKind::Tcp && !self.hosts.is_empty() {
-            return Err(problem(format!("{key}.hosts"), "only an http face checks `Host`: remove it"));
-        }
-        if let Some((index, host)) = self.hosts.iter().enumerate().find(|(_, host)| guard::parse(host).is_none()) {
-            return Err(problem(
-                format!("{key}.hosts[{index}]"),
-                format!("`{host}` is no value of Host: write a host name or address, with or without `:<port>`"),
-            ));
-        }
-        if !address.ip().to_canonical().is_loopback() && !self.open_to_network {
-            return Err(problem(
-                format!("{key}.{}", kind.name()),
-                format!(
-                    "{address} is reachable from the network, and this face asks nobody who they are: bind 127.0.0.1 or \
-                     [::1], or write `open_to_network: true` if that is meant"
-                ),
-            ));
-        }
-        Ok((kind, address))
-    }
-}
+pub(super) mod face;
+
+pub(super) use self::face::begins;
 
 #[cfg(test)]
 mod tests;

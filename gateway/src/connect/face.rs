@@ -1,28 +1,40 @@
-//! Local ports: each leads to one target of one cluster. Bound before anything is dialled, served until shutdown; what is
-//! in flight then may finish within the grace period.
+//! Local faces: places where clients on this side come in. Bound before anything is dialled, served until shutdown or
+//! until a reload takes them away; what is in flight then may finish within the grace period.
+mod carry;
+mod connect;
+mod farewell;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod http;
+mod life;
+mod listener;
+mod login;
+mod name;
+mod reading;
 pub(crate) mod refusal;
+mod socket;
+mod socks5;
 mod tcp;
 pub(crate) mod upload;
+mod vet;
+mod wiring;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
+use ::http::{HeaderMap, Uri};
 use daemon::{clock::SharedClock, shutdown::Shutdown};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-};
+use proto::tunnel::failure::Failure;
+use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
+use self::{guard::Guard, life::Life, refusal::Refusal, socket::Socket, wiring::Wiring};
+pub(crate) use self::{listener::Listener, login::Login};
 use super::{
     access::Access,
+    clusters::{Clusters, Lead},
     config::{FaceConfig, FaceKind, Speaks},
-    metrics::FaceMetrics,
+    place::Place,
     stream_id::StreamId,
-    target::Target,
-    tunnels::Tunnels,
 };
 
 /// Connections of one face at a time: as many streams as two tunnels carry. Further ones wait in the kernel's queue.
@@ -30,70 +42,85 @@ const CONNECTIONS_MAX: usize = 2000;
 /// After an accept failed, usually because the process has no descriptors left: long enough for some to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// What every face needs of the connector.
+#[derive(Debug, Clone)]
+pub(crate) struct Ground {
+    pub(crate) clusters: Clusters,
+    pub(crate) clock: SharedClock,
+    pub(crate) shutdown: Shutdown,
+    /// Knows when the last connection of all faces has ended.
+    pub(crate) connections: TaskTracker,
+}
+
 /// What the connections of a face need.
 #[derive(Debug)]
 pub(crate) struct Face {
     pub(crate) kind: FaceKind,
-    pub(crate) address: SocketAddr,
-    pub(crate) target: Arc<Target>,
+    /// Where it really listens.
+    pub(crate) address: Place,
     pub(crate) speaks: Speaks,
-    guard: guard::Guard,
-    tunnels: Tunnels,
-    metrics: Arc<FaceMetrics>,
+    wiring: Wiring,
+    guard: Guard,
+    /// What clients must show.
+    login: Option<Login>,
+    /// HTTP is carried whoever sends it, by a face for bytes.
+    allow_http: bool,
+    clusters: Clusters,
     clock: SharedClock,
-    shutdown: Shutdown,
+    pub(crate) shutdown: Life,
 }
 
-/// A port that is bound and not yet served.
+/// A face that is ready and not yet served.
 #[derive(Debug)]
 pub(crate) struct Bound {
-    listener: TcpListener,
+    listener: Arc<Listener>,
+    connections: TaskTracker,
     pub(crate) face: Arc<Face>,
 }
 
 impl Bound {
-    /// Binds a face's port.
-    pub(crate) async fn bind(
+    /// Puts a face at a place where somebody listens already.
+    pub(crate) fn new(
         config: &FaceConfig,
-        (kind, address): (FaceKind, SocketAddr),
-        tunnels: Tunnels,
-        metrics: FaceMetrics,
-        clock: SharedClock,
-        shutdown: Shutdown,
-    ) -> io::Result<Self> {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
+        kind: FaceKind,
+        listener: Arc<Listener>,
+        login: Option<Login>,
+        ground: &Ground,
+    ) -> Self {
+        let address = listener.place().clone();
         let face = Face {
             kind,
-            address,
-            target: Arc::new(config.to.clone()),
             speaks: config.speaks(),
-            guard: guard::Guard::new(address, &config.to, &config.hosts),
-            tunnels,
-            metrics: Arc::new(metrics),
-            clock,
-            shutdown,
+            wiring: Wiring::of(config),
+            guard: Guard::new(&address, config),
+            login,
+            allow_http: config.allow_http,
+            clusters: ground.clusters.clone(),
+            clock: Arc::clone(&ground.clock),
+            shutdown: Life::new(&ground.shutdown),
+            address,
         };
-        let what = match kind {
-            FaceKind::Http => "face-http",
-            FaceKind::Tcp => "face-tcp",
-        };
-        tracing::info!(what, address = %address, to = %face.target, speaks_as = face.speaks.name(), "listening");
-        if config.open_to_network && !address.ip().to_canonical().is_loopback() {
-            tracing::warn!(what, address = %address, to = %face.target, "open to the network: whoever reaches this port can use it");
+        let (what, to) = (kind.name(), &face.wiring);
+        tracing::info!(what, address = %face.address, to = %to, speaks_as = face.speaks.name(), "face is open");
+        if !face.address.is_private() {
+            let says = match face.login {
+                Some(_) => "open to the network: its login crosses it in the clear",
+                None => "open to the network: whoever reaches this face can use it",
+            };
+            tracing::warn!(what, address = %face.address, to = %to, "{says}");
         }
-        Ok(Self { listener, face: Arc::new(face) })
+        Self { listener, connections: ground.connections.clone(), face: Arc::new(face) }
     }
 
-    /// Accepts until shutdown. `connections` knows when the last connection has ended.
-    pub(crate) async fn serve(self, connections: TaskTracker) {
-        let Self { listener, face } = self;
+    /// Accepts until shutdown, or until the face is taken away.
+    pub(crate) async fn serve(self) {
+        let Self { listener, connections, face } = self;
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let accepting = async {
             loop {
                 let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
                 match listener.accept().await {
-                    Ok((client, _)) => {
+                    Ok(client) => {
                         let served = face.clone().connection(client);
                         face.shutdown.spawn(connections.track_future(async move {
                             served.await;
@@ -116,21 +143,46 @@ impl Bound {
 }
 
 impl Face {
-    async fn connection(self: Arc<Self>, client: TcpStream) {
-        // What is written is whole frames or pieces that somebody waits for.
-        if client.set_nodelay(true).is_err() {
-            return;
-        }
+    async fn connection(self: Arc<Self>, client: Socket) {
         match self.kind {
             FaceKind::Http => http::serve(self, client).await,
             FaceKind::Tcp => tcp::serve(self, client).await,
+            FaceKind::Socks5 => socks5::serve(self, client).await,
+            FaceKind::Connect => connect::serve(self, client).await,
         }
     }
 
+    /// The account of a stream that begins now.
     fn access(&self) -> Access {
         let stream = StreamId::new(self.clock.now());
-        Access::new(stream, Arc::clone(&self.target), self.kind, self.speaks, Arc::clone(&self.metrics))
+        Access::new(stream, self.kind, self.speaks, self.clusters.nowhere(self.kind))
     }
+
+    /// Where a request of an HTTP face goes.
+    fn lead(&self, uri: &Uri, fields: &HeaderMap) -> Result<Lead, Refusal> {
+        let target = self.wiring.target(uri, fields).ok_or_else(Refusal::unrouted)?;
+        Ok(self.clusters.lead(target, self.kind)?)
+    }
+
+    /// Where the client of a proxy face wants to go.
+    fn lead_named(&self, host: &str, port: u16) -> Result<Lead, Failure> {
+        self.clusters.lead(name::target(&self.clusters, self.wiring.default(), host, port)?, self.kind)
+    }
+
+    /// What `/statusz` tells.
+    pub(crate) fn status(&self) -> serde_json::Value {
+        serde_json::json!({
+            "kind": self.kind.name(),
+            "address": self.address.to_string(),
+            "to": self.wiring.to_string(),
+            "as": self.speaks.name(),
+        })
+    }
+}
+
+/// Binds a place.
+pub(crate) async fn bind(place: &Place) -> io::Result<Listener> {
+    Listener::bind(place).await
 }
 
 #[cfg(test)]

@@ -15,6 +15,16 @@ pub struct Target {
     pub port: u16,
 }
 
+/// What `to:` of a face says: a target, or a cluster alone for faces whose clients name the rest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum To {
+    /// `cluster/host:port`.
+    Target(Target),
+    /// `cluster`.
+    Cluster(Arc<str>),
+}
+
 /// What is wrong with a target's text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TargetError {
@@ -81,6 +91,36 @@ impl TryFrom<String> for Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.cluster, self.authority())
+    }
+}
+
+impl To {
+    /// The cluster, either way.
+    pub fn cluster(&self) -> &Arc<str> {
+        match self {
+            Self::Target(target) => &target.cluster,
+            Self::Cluster(cluster) => cluster,
+        }
+    }
+}
+
+impl TryFrom<String> for To {
+    type Error = TargetError;
+
+    fn try_from(text: String) -> Result<Self, TargetError> {
+        if text.is_empty() || text.contains(['/', ':']) {
+            return Target::try_from(text).map(Self::Target);
+        }
+        Ok(Self::Cluster(text.into()))
+    }
+}
+
+impl schemars::JsonSchema for To {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "To".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "description": "cluster/host:port, or cluster" })
     }
 }
 

@@ -15,7 +15,6 @@ use super::{
     HybridConnection, Listener, StartError,
     config::{ConnectionConfig, site::Site},
 };
-use crate::splice::Buffers;
 
 /// Sets the handlers that a section asks for.
 pub(super) fn handlers(
@@ -24,7 +23,6 @@ pub(super) fn handlers(
     context: &Context,
     section: &ConnectionConfig,
     base: &Path,
-    buffers: Buffers,
 ) -> Result<HybridConnection, StartError> {
     let mut on = on;
     let forward = &section.forward;
@@ -34,7 +32,6 @@ pub(super) fn handlers(
             is_tunnel: forward.tunnel.is_some(),
             proxy_protocol: forward.proxy_protocol,
             listener: listener.clone(),
-            buffers,
             shutdown: context.shutdown.clone(),
         });
         on = on.on_websocket(move |knock| stream.clone().let_in(knock));

@@ -66,10 +66,9 @@ fn what_cannot_work_is_refused_by_key() {
         ("    ways: [{ direct: wss://a }]\n    tunnels: 0", HTTP, "clusters.factory-a.tunnels"),
         ("    ways: [{ direct: wss://a }]\n    tunnels: 9", HTTP, "from 1 to 8"),
         (DIRECT, "  - { http: 127.0.0.1:8080, to: factory-b/x:80 }", "no cluster `factory-b`"),
-        (DIRECT, "  - { to: factory-a/x:80 }", "exactly one of `http: <address>`"),
+        (DIRECT, "  - { to: factory-a/x:80 }", "exactly one of `http: <place>`"),
         (DIRECT, "  - { http: 127.0.0.1:1, tcp: 127.0.0.1:2, to: factory-a/x:80 }", "faces[0]"),
         (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, as: caller }", "faces[0].as"),
-        (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, hosts: [a] }", "faces[0].hosts"),
         (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, hosts: [ok, \"http://x\"] }", "faces[0].hosts[1]"),
         (DIRECT, "  - { http: 0.0.0.0:1, to: factory-a/x:80 }", "open_to_network"),
         (DIRECT, "  - { tcp: \"[::]:1\", to: factory-a/x:80 }", "open_to_network"),
@@ -78,7 +77,45 @@ fn what_cannot_work_is_refused_by_key() {
             "  - { http: 127.0.0.1:1, to: factory-a/x:80 }\n  - { tcp: 127.0.0.1:1, to: factory-a/y:80 }",
             "faces[1].tcp",
         ),
-        (DIRECT, "  - { http: 127.0.0.1:1, to: scorer }", "<cluster>/<host>:<port>"),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: \"scorer:80\" }", "<cluster>/<host>:<port>"),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a }", "faces[0].to"),
+        (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a }", "leads to one target"),
+        (DIRECT, "  - { tcp: 127.0.0.1:1 }", "leads to one target"),
+        (DIRECT, "  - { http: 8080, to: factory-a/x:80 }", "unix:<path>"),
+        (
+            DIRECT,
+            "  - { http: \"unix:/a\", to: factory-a/x:80 }\n  - { tcp: \"unix:/a\", to: factory-a/y:80 }",
+            "faces[1].tcp",
+        ),
+        (DIRECT, "  - { socks5: 127.0.0.1:1, to: factory-a/x:80 }", "write a cluster alone"),
+        (DIRECT, "  - { socks5: 127.0.0.1:1, to: factory-b }", "no cluster `factory-b`"),
+        (DIRECT, "  - { socks5: 127.0.0.1:1, as: caller }", "faces[0].as"),
+        (DIRECT, "  - { socks5: 127.0.0.1:1, hosts: [a] }", "faces[0].hosts"),
+        (DIRECT, "  - { socks5: 127.0.0.1:1, login: { user: \"a:b\", password: { file: p } } }", "faces[0].login.user"),
+        (DIRECT, "  - { socks5: 0.0.0.0:1 }", "add `login:`"),
+        (DIRECT, "  - { connect: 0.0.0.0:1 }", "open_to_network"),
+        (
+            DIRECT,
+            "  - { connect: 127.0.0.1:1, as: caller, login: { user: a, password: { file: p } } }",
+            "faces[0].login",
+        ),
+        (DIRECT, "  - { connect: 127.0.0.1:1, allow_http: true }", "faces[0].allow_http"),
+        (
+            DIRECT,
+            "  - { http: 127.0.0.1:1, to: factory-a/x:80, login: { user: a, password: { file: p } } }",
+            "faces[0].login",
+        ),
+        (DIRECT, "  - { tcp: 127.0.0.1:1, routes: [{ to: factory-a/x:80 }] }", "faces[0].routes"),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, routes: [{ to: factory-a/x:80 }] }", "faces[0].routes"),
+        (DIRECT, "  - { http: 127.0.0.1:1, routes: [{ to: factory-b/x:80 }] }", "faces[0].routes[0].to"),
+        (DIRECT, "  - { http: 127.0.0.1:1, routes: [{ host: \"a:80\", to: factory-a/x:80 }] }", "routes[0].host"),
+        (DIRECT, "  - { http: 127.0.0.1:1, routes: [{ path: v1, to: factory-a/x:80 }] }", "routes[0].path"),
+        (DIRECT, "  - { http: 127.0.0.1:1, routes: [{ path: \"/v1?x\", to: factory-a/x:80 }] }", "routes[0].path"),
+        (
+            DIRECT,
+            "  - { http: 127.0.0.1:1, routes: [{ host: A, path: /v1, to: factory-a/x:80 }, { host: a., path: /v1/x, to: factory-a/y:80 }] }",
+            "routes[1]: is never reached: routes[0]",
+        ),
     ];
     for (cluster, faces, expected) in table {
         let error = parse(&file(cluster, faces)).expect_err(expected);
@@ -101,6 +138,19 @@ fn a_way_without_trust_is_refused() {
 #[test]
 fn an_open_face_is_accepted_when_it_says_so() {
     parse(&file(DIRECT, "  - { tcp: 0.0.0.0:1, to: factory-a/x:80, open_to_network: true }")).unwrap();
+}
+
+#[test]
+fn a_face_may_be_a_proxy_a_socket_or_have_routes() {
+    let config = parse(&file(
+        DIRECT,
+        "  - { socks5: 127.0.0.1:1080 }\n  - { connect: 0.0.0.0:3128, to: factory-a, login: { user: a, password: { file: p } } }\n  \
+         - { http: \"unix:api.sock\", routes: [{ path: /v1, to: factory-a/x:80 }, { host: b, to: factory-a/y:80 }, { to: factory-a/z:80 }] }\n  \
+         - { connect: 127.0.0.1:0, as: caller }\n  - { tcp: 127.0.0.1:0, to: factory-a/x:80, allow_http: true }",
+    ))
+    .unwrap();
+    let speaks: Vec<_> = config.faces.iter().map(|face| face.speaks().name()).collect();
+    assert_eq!(speaks, ["connector", "connector", "caller", "caller", "connector"]);
 }
 
 #[test]

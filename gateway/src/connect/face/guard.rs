@@ -1,11 +1,11 @@
 //! Who may speak to an HTTP face at all (SD-3): a loopback port is reachable by every web page in a browser on this
 //! machine, so `Host` must be one that is listed, and what a browser marks as coming from a page is refused.
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header, uri::Authority};
 
 use super::refusal::Refusal;
-use crate::connect::target::Target;
+use crate::connect::{config::FaceConfig, place::Place, target::To};
 
 /// The values of `Host` that a face answers to, lower-case.
 #[derive(Debug)]
@@ -17,16 +17,26 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// For a face bound at `bound` that leads to `target`; `listed` are further names, with or without a port.
-    pub(super) fn new(bound: SocketAddr, target: &Target, listed: &[String]) -> Self {
-        let mut guard = Self { hosts: vec![target.host.to_string()], pairs: Vec::new() };
-        for host in ["localhost", "127.0.0.1", "::1"] {
-            guard.pairs.push((host.to_owned(), bound.port()));
+    /// For a face bound at `bound`.
+    pub(super) fn new(bound: &Place, config: &FaceConfig) -> Self {
+        let mut guard = Self { hosts: Vec::new(), pairs: Vec::new() };
+        if let Some(To::Target(target)) = &config.to {
+            guard.hosts.push(target.host.to_string());
         }
-        if !bound.ip().is_unspecified() {
-            guard.pairs.push((bound.ip().to_canonical().to_string(), bound.port()));
+        match bound.port() {
+            Some(bound) => {
+                for host in ["localhost", "127.0.0.1", "::1"] {
+                    guard.pairs.push((host.to_owned(), bound.port()));
+                }
+                if !bound.ip().is_unspecified() {
+                    guard.pairs.push((bound.ip().to_canonical().to_string(), bound.port()));
+                }
+            }
+            // No page reaches a Unix socket, and its clients write what they like.
+            None => guard.hosts.push("localhost".to_owned()),
         }
-        for text in listed {
+        let routed = config.routes.iter().filter_map(|route| route.host.as_ref());
+        for text in config.hosts.iter().chain(routed) {
             // Others were refused when the file was read.
             match parse(text) {
                 Some((host, Some(port))) => guard.pairs.push((host, port)),
@@ -39,29 +49,24 @@ impl Guard {
 
     /// Refuses what a browser sends on behalf of a page, and any `Host` that is not listed.
     pub(super) fn check(&self, uri: &Uri, fields: &HeaderMap) -> Result<(), Refusal> {
-        if fields.contains_key(header::ORIGIN) {
-            return Err(Refusal::from_web_page(
-                "requests with an Origin field are refused: this port is not for web pages",
-            ));
+        refuse_pages(fields)?;
+        self.check_host(fields)?;
+        // A request line in absolute form names the host a second time; both must be ours.
+        match uri.authority() {
+            Some(authority) if !self.admits(authority) => Err(Refusal::misdirected(authority.as_str())),
+            Some(_) | None => Ok(()),
         }
-        // `same-site` is any other port of this machine, `same-origin` a page that this face itself has served.
-        let site = fields.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
-        if site.is_some_and(|site| !matches!(site, b"none" | b"same-origin")) {
-            return Err(Refusal::from_web_page("requests that a browser sends for another site are refused"));
-        }
+    }
+
+    /// Refuses any `Host` that is not listed.
+    pub(super) fn check_host(&self, fields: &HeaderMap) -> Result<(), Refusal> {
         let mut named = fields.get_all(header::HOST).iter();
         let (Some(host), None) = (named.next(), named.next()) else {
             return Err(Refusal::invalid("the request needs exactly one Host field"));
         };
-        let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
-        // A request line in absolute form names the host a second time; both must be ours.
-        for authority in host.iter().chain(uri.authority()) {
-            if !self.admits(authority) {
-                return Err(Refusal::misdirected(authority.as_str()));
-            }
-        }
-        match host {
-            Some(_) => Ok(()),
+        match host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) {
+            Some(authority) if self.admits(&authority) => Ok(()),
+            Some(authority) => Err(Refusal::misdirected(authority.as_str())),
             None => Err(Refusal::invalid("the Host field is malformed")),
         }
     }
@@ -72,13 +77,28 @@ impl Guard {
     }
 }
 
+/// Refuses what a browser sends on behalf of a page.
+pub(super) fn refuse_pages(fields: &HeaderMap) -> Result<(), Refusal> {
+    if fields.contains_key(header::ORIGIN) {
+        return Err(Refusal::from_web_page(
+            "requests with an Origin field are refused: this port is not for web pages",
+        ));
+    }
+    // `same-site` is any other port of this machine, `same-origin` a page that this face itself has served.
+    let site = fields.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
+    if site.is_some_and(|site| !matches!(site, b"none" | b"same-origin")) {
+        return Err(Refusal::from_web_page("requests that a browser sends for another site are refused"));
+    }
+    Ok(())
+}
+
 /// An entry of `hosts:`, a host with or without a port.
 pub(crate) fn parse(text: &str) -> Option<(String, Option<u16>)> {
     text.parse::<Authority>().ok().as_ref().and_then(split)
 }
 
 /// Host in the form in which hosts are compared, and port. Nothing for user information or a port that is no number.
-fn split(authority: &Authority) -> Option<(String, Option<u16>)> {
+pub(super) fn split(authority: &Authority) -> Option<(String, Option<u16>)> {
     // User information makes it begin with something else than the host.
     let port = match authority.as_str().strip_prefix(authority.host())? {
         "" => None,
@@ -99,10 +119,13 @@ mod tests {
 
     use super::*;
 
+    fn of(bound: &str, keys: &str) -> Guard {
+        let config = serde_saphyr::from_str(&format!("{{ http: \"{bound}\", {keys} }}")).unwrap();
+        Guard::new(&Place::try_from(bound.to_owned()).unwrap(), &config)
+    }
+
     fn guard(listed: &[&str]) -> Guard {
-        let target = Target::within("a", "scorer.models.svc:80").unwrap();
-        let listed: Vec<_> = listed.iter().map(|host| (*host).to_owned()).collect();
-        Guard::new("127.0.0.1:8080".parse().unwrap(), &target, &listed)
+        of("127.0.0.1:8080", &format!("to: a/scorer.models.svc:80, hosts: [{}]", listed.join(", ")))
     }
 
     fn fields(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -154,6 +177,24 @@ mod tests {
         assert_eq!(check(&guard, "/", &[("host", "box:8080")]), Ok(()));
         assert_eq!(check(&guard, "/", &[("host", "box")]), Err(403));
         assert_eq!(check(&guard, "/", &[("host", "localhost:8080")]), Ok(()));
+    }
+
+    #[test]
+    fn hosts_of_routes_are_admitted_at_any_port() {
+        let guard = of("127.0.0.1:8080", "routes: [{ host: app.local, to: a/b:80 }, { path: /x, to: a/c:80 }]");
+        for (host, admitted) in [("app.local", true), ("app.local:8080", true), ("localhost:8080", true), ("b", false)]
+        {
+            assert_eq!(check(&guard, "/", &[("host", host)]).is_ok(), admitted, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_is_localhost_and_no_web_page_comes_there_either() {
+        let guard = of("unix:/run/api.sock", "to: a/scorer.models.svc:80");
+        assert_eq!(check(&guard, "/", &[("host", "localhost")]), Ok(()));
+        assert_eq!(check(&guard, "/", &[("host", "scorer.models.svc")]), Ok(()));
+        assert_eq!(check(&guard, "/", &[("host", "127.0.0.1")]), Err(403));
+        assert_eq!(check(&guard, "/", &[("host", "localhost"), ("origin", "http://a")]), Err(403));
     }
 
     #[test]

@@ -153,7 +153,7 @@ fn token(fields: &HeaderMap) -> Result<(HeaderValue, HeaderName), Refusal> {
 }
 
 /// The token of `Bearer <token>`; the scheme's case does not matter (RFC 9110, section 11.1).
-fn bearer_of(value: &str) -> Option<&str> {
+pub(super) fn bearer_of(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim_matches(' ');
     let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());

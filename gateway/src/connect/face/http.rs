@@ -3,6 +3,17 @@
 //! a cut for an end.
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use super::{
+    Face,
+    head::{self, Head, Outgoing},
+    refusal::{By, Refusal},
+    socket::Socket,
+    upload::Upload,
+};
+use crate::connect::{
+    access::Access,
+    tunnels::{ATTEMPTS_MAX, Stream, is_repeatable},
+};
 use ::http::{Method, Request, Response, StatusCode, request::Parts};
 use bytes::Bytes;
 use http_body::Body as _;
@@ -13,18 +24,6 @@ use proto::tunnel::{
     failure::{Code, Failure},
     pb,
     receive::Receiver,
-};
-use tokio::net::TcpStream;
-
-use super::{
-    Face,
-    head::{self, Head, Outgoing},
-    refusal::{By, Refusal},
-    upload::Upload,
-};
-use crate::connect::{
-    access::Access,
-    tunnels::{ATTEMPTS_MAX, Stream, is_repeatable},
 };
 
 mod download;
@@ -40,7 +39,7 @@ const HEAD_MAX: usize = 48 * 1024;
 type Body = UnsyncBoxBody<Bytes, Failure>;
 
 /// Serves one client connection.
-pub(super) async fn serve(face: Arc<Face>, client: TcpStream) {
+pub(super) async fn serve(face: Arc<Face>, client: Socket) {
     let service = service_fn(|request| {
         let face = Arc::clone(&face);
         async move { Ok::<_, Infallible>(answer(face, request).await) }
@@ -82,7 +81,7 @@ async fn answer(face: Arc<Face>, request: Request<Incoming>) -> Response<Body> {
             access.answered(Some(refusal.status.as_u16()));
             access.failed(&refusal.failure, refusal.by);
             refusal
-                .answer(access.stream, &face.target.cluster)
+                .answer(access.stream, access.cluster())
                 .map(|text| Full::new(text).map_err(|never| match never {}).boxed_unsync())
         }
     }
@@ -96,12 +95,14 @@ async fn forward(
     access: &mut Access,
 ) -> Result<(Head, Download), Refusal> {
     face.guard.check(&parts.uri, &parts.headers)?;
+    let lead = face.lead(&parts.uri, &parts.headers)?;
+    access.leads_to(&lead);
     let no_body = body.is_end_stream();
     let outgoing = Outgoing::read(parts, face.speaks, no_body)?;
     let upload = (!no_body).then(|| Upload::new(body, Arc::clone(&access.sent)));
     let mut attempt = 1;
     loop {
-        let stream = face.tunnels.open(|| outgoing.open(&face.target, access.stream)).await.map_err(unopened)?;
+        let stream = lead.tunnels.open(|| outgoing.open(&lead.target, access.stream)).await.map_err(unopened)?;
         access.carried_by(stream.tunnel.id, stream.tunnel.way);
         match exchange(face, stream, upload.clone()).await {
             Ok((head, receiver, sending)) => {

@@ -15,6 +15,8 @@ pub(crate) struct Refusal {
     /// Who decided.
     pub(crate) by: By,
     remedy: Option<&'static str>,
+    /// Scheme by which a proxy's client may show who it is.
+    challenge: Option<&'static str>,
 }
 
 /// Whose decision a failure was.
@@ -57,7 +59,7 @@ impl By {
 
 impl Refusal {
     fn here(status: StatusCode, code: Code, message: impl Into<String>, remedy: Option<&'static str>) -> Self {
-        Self { status, failure: Failure::before_target(code, message), by: By::Connector, remedy }
+        Self { status, failure: Failure::before_target(code, message), by: By::Connector, remedy, challenge: None }
     }
 
     /// The request breaks HTTP or this face's rules.
@@ -82,6 +84,44 @@ impl Refusal {
         let remedy = "use a listed host name, or add this one to the face's `hosts`";
         let message = format!("this port does not answer to the host name `{host}`");
         Self::here(StatusCode::FORBIDDEN, Code::InvalidRequest, message, Some(remedy))
+    }
+
+    /// A failure that was found here.
+    pub(crate) fn ours(failure: Failure) -> Self {
+        Self { by: By::Connector, ..Self::from(failure) }
+    }
+
+    /// Its head is larger than any that is taken.
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::here(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::InvalidRequest, message, None)
+    }
+
+    /// It did not come in time.
+    pub(crate) fn too_slow(message: impl Into<String>) -> Self {
+        Self::here(StatusCode::REQUEST_TIMEOUT, Code::InvalidRequest, message, None)
+    }
+
+    /// A proxy face wants to know who asks, by this scheme.
+    pub(crate) fn proxy_login(scheme: &'static str, message: &'static str) -> Self {
+        let remedy = "send what the message names in `Proxy-Authorization`";
+        let refusal =
+            Self::here(StatusCode::PROXY_AUTHENTICATION_REQUIRED, Code::Unauthenticated, message, Some(remedy));
+        Self { challenge: Some(scheme), ..refusal }
+    }
+
+    /// The same, said by a face that carries bytes, not requests.
+    pub(crate) fn over_bytes(mut self) -> Self {
+        if self.failure.code == Code::InvalidRequest && self.status == StatusCode::FORBIDDEN {
+            self.remedy =
+                Some("use an http face, or write `allow_http: true` on this one if browsers are meant to use it");
+        }
+        self
+    }
+
+    /// No route of the face fits.
+    pub(crate) fn unrouted() -> Self {
+        let remedy = "use a host name and a path that one of the face's `routes` names";
+        Self::here(StatusCode::NOT_FOUND, Code::InvalidRequest, "no route of this port fits the request", Some(remedy))
     }
 
     /// A browser sent it for a web page.
@@ -116,13 +156,31 @@ impl Refusal {
         if self.status == StatusCode::UNAUTHORIZED {
             fields.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        if let Some(scheme) = self.challenge {
+            fields.insert(header::PROXY_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
         response
+    }
+
+    /// The answer as bytes of HTTP/1.1, for faces whose connection ends with it.
+    pub(crate) fn plain(&self, stream: StreamId, cluster: &str) -> Vec<u8> {
+        let (parts, body) = self.answer(stream, cluster).into_parts();
+        let reason = parts.status.canonical_reason().unwrap_or("Refused");
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", parts.status.as_u16()).into_bytes();
+        for (name, value) in &parts.headers {
+            for piece in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(piece);
+            }
+        }
+        bytes.extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+        bytes.extend_from_slice(&body);
+        bytes
     }
 }
 
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
-        Self { status: failure.code.http_status(), by: By::of(&failure), failure, remedy: None }
+        Self { status: failure.code.http_status(), by: By::of(&failure), failure, remedy: None, challenge: None }
     }
 }
 

@@ -1,16 +1,23 @@
 //! Faces on real sockets, before a gateway in memory.
+mod connect;
 mod http;
+mod socks5;
 mod tcp;
 
 use std::net::SocketAddr;
 
 use proto::tunnel::server::Forward;
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::mpsc,
+};
 
 use super::*;
 use crate::connect::{
     config::FaceConfig,
     fake::{Bench, Gateway, soon},
+    metrics::ConnectMetrics,
 };
 
 /// A face in front of one tunnel.
@@ -31,20 +38,36 @@ impl Setup {
 
     async fn without_tunnel(kind: &str, settings: &str) -> Self {
         let bench = Bench::new();
-        let text = format!("{{ {kind}: 127.0.0.1:0, to: factory-a/scorer.models.svc:80{settings} }}");
+        let fixed = matches!(kind, "http" | "tcp") && !settings.contains("routes");
+        let to = if fixed { ", to: factory-a/scorer.models.svc:80" } else { "" };
+        let text = format!("{{ {kind}: 127.0.0.1:0{to}{settings} }}");
         let config: FaceConfig = serde_saphyr::from_str(&text).unwrap();
-        let (tunnels, metrics) = (bench.tunnels.clone(), FaceMetrics::default());
-        let (clock, shutdown) = (Arc::clone(&bench.context.clock), bench.context.shutdown.clone());
-        let place = config.place().unwrap();
-        let bound = Bound::bind(&config, place, tunnels, metrics, clock, shutdown).await.unwrap();
-        let address = bound.face.address;
-        bench.context.shutdown.spawn(bound.serve(TaskTracker::new()));
+        let ground = Ground {
+            clusters: Clusters::new([bench.tunnels.clone()], ConnectMetrics::default()),
+            clock: Arc::clone(&bench.context.clock),
+            shutdown: bench.context.shutdown.clone(),
+            connections: TaskTracker::new(),
+        };
+        let (kind, place) = config.place().unwrap();
+        let login = config.login.as_ref().map(|login| Login::open(login, std::path::Path::new("/")).unwrap());
+        let bound = Bound::new(&config, kind, Arc::new(bind(place).await.unwrap()), login, &ground);
+        let address = bound.face.address.port().unwrap();
+        bench.context.shutdown.spawn(bound.serve());
         let (_, calls) = Gateway::new(&bench.context);
         Self { bench, address, calls }
     }
 
     async fn call(&mut self) -> Forward {
         soon("a call arrives", self.calls.recv()).await.unwrap()
+    }
+
+    /// Sends bytes and gives everything that is answered until the end.
+    async fn say(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut client = self.client().await;
+        client.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        soon("the connection ends", client.read_to_end(&mut answer)).await.unwrap();
+        answer
     }
 
     async fn client(&self) -> TcpStream {

@@ -2,6 +2,7 @@ use bytes::Bytes;
 use proto::tunnel::{
     failure::{Code, Failure},
     pb,
+    receive::Part,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -170,4 +171,78 @@ async fn a_slow_client_holds_its_own_stream_back() {
     soon("the other stream flows", other.read_exact(&mut quick)).await.unwrap();
     drop(client);
     until("both ends let go", || true).await;
+}
+
+const POST: &[u8] =
+    b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 14\r\norigin: https://evil.example\r\n\r\nDROP TABLE t;\n";
+
+/// Takes the connection, and gives what reaches the target before the client's end.
+async fn reached(setup: &mut Setup) -> Vec<u8> {
+    let mut call = setup.call().await;
+    opening(&mut call).await;
+    call.sender.message(connected()).await.unwrap();
+    body(&mut call).await.0
+}
+
+#[tokio::test]
+async fn not_a_byte_of_a_web_page_reaches_the_target() {
+    let mut setup = Setup::new("tcp", "").await;
+    let mut client = setup.client().await;
+    let mut call = setup.call().await;
+    opening(&mut call).await;
+    // The target is there already, and the request comes in two pieces.
+    call.sender.message(connected()).await.unwrap();
+    client.write_all(&POST[..40]).await.unwrap();
+    client.write_all(&POST[40..]).await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("allow_http"), "{answer}");
+    let cut = soon("the stream ends", call.receiver.next()).await;
+    assert!(!matches!(cut, Some(Ok(Part::Data(_)))), "{cut:?}");
+}
+
+#[tokio::test]
+async fn programs_may_speak_http_over_a_tcp_face() {
+    let mut setup = Setup::new("tcp", "").await;
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\nuser-agent: curl/8\r\n\r\n", setup.address);
+    let mut client = setup.client().await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(reached(&mut setup).await, request.as_bytes());
+}
+
+#[tokio::test]
+async fn a_face_that_is_meant_for_browsers_lets_them_in() {
+    let mut setup = Setup::new("tcp", ", allow_http: true").await;
+    let mut client = setup.client().await;
+    client.write_all(POST).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert_eq!(reached(&mut setup).await, POST);
+}
+
+#[tokio::test]
+async fn a_first_word_that_waits_for_an_answer_is_not_withheld_for_long() {
+    let mut setup = Setup::new("tcp", "").await;
+    let mut client = setup.client().await;
+    let mut call = setup.call().await;
+    opening(&mut call).await;
+    call.sender.message(connected()).await.unwrap();
+    client.write_all(b"HELLO").await.unwrap();
+    match soon("the word arrives", call.receiver.next()).await {
+        Some(Ok(Part::Data(bytes))) => assert_eq!(bytes, "HELLO"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_speaks_first_is_heard_before_the_client_says_anything() {
+    let mut setup = Setup::new("tcp", "").await;
+    let mut client = setup.client().await;
+    let mut call = setup.call().await;
+    opening(&mut call).await;
+    call.sender.message(connected()).await.unwrap();
+    call.sender.data(Bytes::from_static(b"220 ready\r\n")).await.unwrap();
+    let mut greeting = [0; 11];
+    soon("the greeting", client.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
 }
