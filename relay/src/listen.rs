@@ -115,6 +115,7 @@ mod metrics;
 pub(crate) mod permit;
 mod ready;
 mod rendezvous;
+mod share;
 
 use daemon::{
     config::{ConfigError, Loaded},
@@ -181,6 +182,10 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let tls = client(roots(&values.trust, &base)?, &[b"http/1.1"]);
     let dialer = Dialer::open(&values.proxy, &values.trust, &base)?;
     let listener = Listener::new(&context, dialer, tls, &values.limits);
+    let buffers = || match &*values.hybrid_connections {
+        [_] => listener.buffers().clone(),
+        _ => listener.buffers().share(),
+    };
     let mut all = Vec::new();
     for section in &values.hybrid_connections {
         let (address, credential) = section.access().open(&base, &context)?;
@@ -189,7 +194,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
             .rotate_after(section.rotate_after.0)
             .rendezvous_hosts(section.rendezvous_hosts.clone())
             .rendezvous_ports(section.rendezvous_ports.clone());
-        all.push(forward::handlers(on, &listener, &context, section, &base)?);
+        all.push(forward::handlers(on, &listener, &context, section, &base, buffers())?);
     }
     // Only when everything was found valid does anything begin.
     let listening: Vec<Listening> = all.into_iter().map(|on| listener.listen(on)).collect();

@@ -55,7 +55,10 @@ use tracing::info;
 pub use self::config::{
     Config, EntityConfig, EntityLimits, GrantConfig, Http, Kind, Limits, Listen, Right, RuleConfig, Tokens, WhoConfig,
 };
-pub(crate) use self::config::{Written, check_name, folder, written};
+pub(crate) use self::{
+    config::{Written, check_name, folder, written},
+    sources::counted,
+};
 use self::{
     entities::{Ground, Namespace},
     events::Teller,

@@ -147,8 +147,8 @@ where
 
     /// Slows both directions together down to a shared rate.
     pub fn paced(mut self, pace: &Pace) -> Self {
-        self.up.pace = Some(pace.clone());
-        self.down.pace = Some(pace.clone());
+        self.up.pace = Some(pace.entered());
+        self.down.pace = Some(pace.entered());
         self
     }
 

@@ -6,8 +6,8 @@ use identity::secret::Secret;
 
 use super::{
     OwnerError, Which,
-    files::{create_secret, put_text},
-    home::{Home, write_join},
+    files::{create_secret, put_text, remove},
+    home::{Home, real, write_join},
     layout::{Layout, Side},
     running::Fate,
 };
@@ -76,9 +76,24 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), OwnerError> {
     say(out, format_args!("{}", given.join("      ")))
 }
 
+/// Takes away keys that were left behind: a hybrid connection of this name may have been removed without them, and whoever
+/// still holds one must not be let in again.
+fn clear(home: &Home, layout: &Layout) -> Result<(), OwnerError> {
+    let named = home.named_keys()?;
+    let keys: Vec<_> = Side::BOTH.into_iter().flat_map(|side| [1, 2].map(|number| layout.key(side, number))).collect();
+    if let Some(key) = keys.iter().find(|key| real(key).is_some_and(|key| named.contains(&key))) {
+        let message = format!("{} is the key of another rule: take it away there", home.shown(key));
+        return Err(OwnerError::Unfit(message));
+    }
+    keys.iter().try_for_each(|key| remove(key).map(drop))
+}
+
 /// Makes what is missing of keys and join strings; gives whether anything was.
 fn secrets(home: &Home, layout: &Layout, known: Option<&EntityConfig>, address: &Address) -> Result<bool, OwnerError> {
     home.make_keys()?;
+    if known.is_none() {
+        clear(home, layout)?;
+    }
     let mut made = false;
     // One that was edited since may have other rules; those are its owner's business.
     let ours = |side: &Side| known.is_none_or(|known| known.rules.contains_key(&layout.rule(*side)));

@@ -78,6 +78,13 @@ impl Home {
         make_private_folder(&keys).map(|()| keys)
     }
 
+    /// Every key file that is named anywhere, by its one spelling.
+    pub(super) fn named_keys(&self) -> Result<BTreeSet<PathBuf>, OwnerError> {
+        let common = self.loaded.values.rules.values().flat_map(|rule| &rule.keys);
+        let common = common.filter_map(|key| real(&key.path(&self.loaded.base)?));
+        Ok(self.entities()?.values().flat_map(keys_of).chain(common).collect())
+    }
+
     /// A path as it is told: from where relay.yaml lies.
     pub(super) fn shown(&self, path: &Path) -> String {
         let base = &self.loaded.base;
@@ -126,6 +133,17 @@ impl Home {
     pub(super) fn layout(&self, folder: &Path, name: &str) -> Result<Layout, OwnerError> {
         Layout::new(folder, &self.keys(), name)
     }
+}
+
+/// Key files of a hybrid connection's own rules that are there.
+pub(super) fn keys_of(written: &Written) -> impl Iterator<Item = PathBuf> {
+    let keys = written.config.rules.values().flat_map(|rule| &rule.keys);
+    keys.filter_map(|key| real(&key.path(written.at.base())?))
+}
+
+/// One spelling of each path; nothing for what is not there.
+pub(super) fn real(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok()
 }
 
 /// Writes the join string of a side, from the primary key that lies there.

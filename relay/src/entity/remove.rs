@@ -1,7 +1,14 @@
 //! `relay entity remove`.
 use std::{collections::BTreeSet, io::Write, path::PathBuf};
 
-use super::{OwnerError, Which, add::say, files, home::Home, layout::join_of, running::Fate};
+use super::{
+    OwnerError, Which,
+    add::say,
+    files,
+    home::{Home, keys_of, real},
+    layout::join_of,
+    running::Fate,
+};
 use crate::serve::Written;
 
 /// What to remove.
@@ -42,21 +49,11 @@ pub(super) fn run(args: &Args, out: &mut dyn Write) -> Result<(), OwnerError> {
 
 /// Key files of its rules that lie where `relay entity add` puts them and that nobody else names.
 fn own_keys(home: &Home, known: &Written) -> Result<Vec<PathBuf>, OwnerError> {
-    let keys_of = |written: &Written| {
-        let keys = written.config.rules.values().flat_map(|rule| &rule.keys);
-        keys.filter_map(|key| real(key.path(written.at.base())?)).collect::<BTreeSet<_>>()
-    };
-    let mut used: BTreeSet<PathBuf> = home.entities()?.values().flat_map(keys_of).collect();
-    let common = home.loaded.values.rules.values().flat_map(|rule| &rule.keys);
-    used.extend(common.filter_map(|key| real(key.path(&home.loaded.base)?)));
-    let Some(folder) = real(home.keys()) else { return Ok(Vec::new()) };
+    let used = home.named_keys()?;
+    let Some(folder) = real(&home.keys()) else { return Ok(Vec::new()) };
     let is_own = |key: &PathBuf| key.parent() == Some(&folder) && !used.contains(key);
     // As they are told, from where relay.yaml lies.
     let told = |key: PathBuf| home.keys().join(key.file_name().unwrap_or_default());
-    Ok(keys_of(known).into_iter().filter(is_own).map(told).collect())
-}
-
-/// One spelling of each path; nothing for what is not there.
-fn real(path: PathBuf) -> Option<PathBuf> {
-    path.canonicalize().ok()
+    let keys: BTreeSet<_> = keys_of(known).collect();
+    Ok(keys.into_iter().filter(is_own).map(told).collect())
 }

@@ -139,10 +139,31 @@ fn add_may_be_typed_again_and_makes_only_what_is_missing() {
     fs::remove_file(site.path("keys/factory-a-send.join")).unwrap();
     assert!(site.run("entity add factory-a").unwrap().contains("is there again"));
     assert_eq!(content(&site), before);
-    // Interrupted before the file that decides: the keys that are there are taken.
+}
+
+/// They may be those of a hybrid connection that was taken away, and whoever was shut out with it still has them.
+#[test]
+fn keys_that_were_left_behind_open_nothing_when_the_name_comes_back() {
+    let site = Site::new(CONFIG);
+    site.run("entity add factory-a").unwrap();
+    let content = || site.files("keys").iter().map(|file| site.read(&format!("keys/{file}"))).collect::<BTreeSet<_>>();
+    let before = content();
     fs::remove_file(site.path("entities.d/factory-a.yaml")).unwrap();
     assert!(site.run("entity add factory-a").unwrap().starts_with("wrote entities.d/factory-a.yaml"));
-    assert_eq!(content(&site), before);
+    assert_eq!(content().len(), 6);
+    assert!(content().is_disjoint(&before), "each is another");
+    for side in ["listen", "send"] {
+        let key = site.join(&format!("keys/factory-a-{side}.join")).2;
+        assert_eq!(key, site.read(&format!("keys/factory-a-{side}-1")).trim());
+    }
+    // Whoever names one of them by hand keeps it.
+    let taken = site.read("keys/factory-a-send-2");
+    let text = site.read("entities.d/factory-a.yaml");
+    fs::remove_file(site.path("entities.d/factory-a.yaml")).unwrap();
+    fs::write(site.path("entities.d/b.yaml"), text).unwrap();
+    let said = site.refused("entity add factory-a");
+    assert!(said.contains("keys/factory-a-listen-1 is the key of another rule"), "{said}");
+    assert_eq!(site.read("keys/factory-a-send-2"), taken);
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub struct Config {
     /// the target is always dialled straight, and token sources follow the environment.
     #[serde(default)]
     pub proxy: ProxyConfig,
-    /// Bounds for all hybrid connections together.
+    /// Bounds for all hybrid connections together; where there are several, each has its part of half for itself.
     #[serde(default)]
     pub limits: Limits,
 }
@@ -112,7 +112,8 @@ pub struct HttpConfig {
     /// How long the target may take to begin its answer, counted from the last byte of the request's body that arrived;
     /// default 55s, then the sender gets 504. Relays give up after 60 s.
     pub answer_within: Span,
-    /// Requests at a time; default 256. More are answered with 503. Each holds at most some 200 KiB.
+    /// Requests at a time; default 256. More are answered with 503, as are those of one sender's
+    /// address beyond three quarters. Each holds at most some 200 KiB.
     pub requests: usize,
 }
 

@@ -15,6 +15,7 @@ use super::{
     HybridConnection, Listener, StartError,
     config::{ConnectionConfig, site::Site},
 };
+use crate::splice::Buffers;
 
 /// Sets the handlers that a section asks for.
 pub(super) fn handlers(
@@ -23,6 +24,7 @@ pub(super) fn handlers(
     context: &Context,
     section: &ConnectionConfig,
     base: &Path,
+    buffers: Buffers,
 ) -> Result<HybridConnection, StartError> {
     let mut on = on;
     let forward = &section.forward;
@@ -32,6 +34,7 @@ pub(super) fn handlers(
             is_tunnel: forward.tunnel.is_some(),
             proxy_protocol: forward.proxy_protocol,
             listener: listener.clone(),
+            buffers,
             shutdown: context.shutdown.clone(),
         });
         on = on.on_websocket(move |knock| stream.clone().let_in(knock));

@@ -10,10 +10,15 @@ mod body;
 mod exchange;
 mod fields;
 mod line;
+mod places;
 mod socket;
 mod target;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
@@ -22,11 +27,12 @@ use tracing::warn;
 
 pub(super) use self::answer::{Told, problem};
 pub use self::body::{BodyError, RequestBody};
+pub(super) use self::places::Places;
 use self::{
     exchange::{Exchange, Way},
     line::Line,
 };
-use super::{Held, channel::Wire};
+use super::{Held, channel::Wire, knock::outside};
 
 /// How long the answer's body may be unfinished before the answer moves to a rendezvous: long enough for what a handler
 /// makes at once, short enough that nobody who watches notices. Microsoft's SDKs take 2 s.
@@ -51,7 +57,7 @@ pub(super) fn arrived(held: &Arc<Held>, wire: &Arc<Wire>, request: Request, body
     };
     let mut line = Line::begin(held, "control");
     line.request(&request);
-    let Ok(place) = held.requests.clone().try_acquire_owned() else {
+    let Some(place) = held.requests.take(sender(&request)) else {
         return Some(answer::crowded(&mut line, id));
     };
     let exchange = Exchange::new(held, wire, line, Some(place));
@@ -70,13 +76,13 @@ pub(super) fn announced(held: &Arc<Held>, wire: &Arc<Wire>, request: Request) {
         return;
     };
     let mut line = Line::begin(held, "rendezvous");
-    // The sender of one that finds no place is told so there; when even the tellers are too many, by the relay.
-    let place = held.requests.clone().try_acquire_owned().ok();
+    // Who the sender is shows there. The sender of one that finds no place is told so there; when even the tellers are too many, by the relay.
+    let place = held.requests.take(None);
     let teller = match place {
         Some(_) => None,
-        None => match held.shared.dials_waiting.clone().try_acquire_owned() {
-            Ok(teller) => Some(teller),
-            Err(_) => return line.end("crowded", "listener", "limits.dials_waiting".to_owned()),
+        None => match held.dials_waiting.try_take() {
+            Some(teller) => Some(teller),
+            None => return line.end("crowded", "listener", "limits.dials_waiting".to_owned()),
         },
     };
     let exchange = Exchange::new(held, wire, line, place);
@@ -84,4 +90,9 @@ pub(super) fn announced(held: &Arc<Held>, wire: &Arc<Wire>, request: Request) {
         let _teller = teller;
         exchange.on_rendezvous(address).await;
     });
+}
+
+/// By what its places are counted.
+fn sender(request: &Request) -> Option<IpAddr> {
+    outside(request.remote_endpoint).map(|remote| remote.ip())
 }

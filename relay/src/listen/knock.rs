@@ -19,7 +19,6 @@ use proto::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::OwnedSemaphorePermit,
     time::{Instant, timeout_at},
 };
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -31,6 +30,7 @@ use super::{
     explained,
     permit::Destination,
     rendezvous::{self, RendezvousError},
+    share::Place,
 };
 use crate::sender::Transport;
 
@@ -54,7 +54,7 @@ pub struct Knock {
     line: Line,
     /// Until it is accepted or rejected: its place among the dials, and its channel, whose end would have the relay ask
     /// another listener.
-    _until_answered: (OwnedSemaphorePermit, Option<TaskTrackerToken>),
+    _until_answered: (Place, Option<TaskTrackerToken>),
 }
 
 /// A sender that was let in.
@@ -77,28 +77,25 @@ pub struct Rendezvous {
 /// A relay says that a sender is waiting.
 pub(super) fn arrived(held: &Arc<Held>, wire: &Wire, accept: Accept) {
     let shared = &held.shared;
-    let waiting = shared.dials_waiting.clone().try_acquire_owned();
-    let joined = shared.joined.clone().try_acquire_owned();
-    let (Ok(waiting), Ok(joined)) = (waiting, joined) else {
-        let limit =
-            if shared.dials_waiting.available_permits() == 0 { "limits.dials_waiting" } else { "limits.joined" };
+    let crowded = |limit| {
         shared.metrics.ended("crowded");
         warn!(relay = %held.address, limit, "rendezvous dropped");
-        return;
     };
+    let Some(waiting) = held.dials_waiting.try_take() else { return crowded("limits.dials_waiting") };
+    let Some(joined) = held.joined.try_take() else { return crowded("limits.joined") };
     let line = Line::begin(held, &accept, joined);
-    let place = Place { waiting, channel: wire.hold_open() };
-    shared.context.shutdown.spawn(serve(held.clone(), accept, wire.relay, place, line));
+    let waiting = Waiting { place: waiting, channel: wire.hold_open() };
+    shared.context.shutdown.spawn(serve(held.clone(), accept, wire.relay, waiting, line));
 }
 
 /// What a knock holds until it is handled.
-struct Place {
-    waiting: OwnedSemaphorePermit,
+struct Waiting {
+    place: Place,
     channel: Option<TaskTrackerToken>,
 }
 
-async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, place: Place, mut line: Line) {
-    let Place { waiting, channel } = place;
+async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, waiting: Waiting, mut line: Line) {
+    let Waiting { place, channel } = waiting;
     let deadline = Instant::now() + SETUP;
     let destination = match held.permit.check(&accept.address) {
         Ok(destination) => destination,
@@ -108,10 +105,10 @@ async fn serve(held: Arc<Held>, accept: Accept, relay: Option<IpAddr>, place: Pl
     let turn = tokio::select! {
         biased;
         () = force.cancelled() => return line.end("forced", "listener", String::new()),
-        turn = timeout_at(deadline, held.shared.dials.clone().acquire_owned()) => turn,
+        turn = timeout_at(deadline, held.dials.take()) => turn,
     };
-    let Ok(Ok(dialling)) = turn else { return line.failed(&RendezvousError::TooSlow) };
-    drop(waiting);
+    let Ok(dialling) = turn else { return line.failed(&RendezvousError::TooSlow) };
+    drop(place);
     let on_websocket = held.on_websocket.clone();
     let knock = Knock { held, accept, destination, relay, deadline, line, _until_answered: (dialling, channel) };
     match on_websocket {
@@ -272,11 +269,11 @@ pub(super) struct Line {
     detail: String,
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
-    _joined: OwnedSemaphorePermit,
+    _joined: Place,
 }
 
 impl Line {
-    fn begin(held: &Arc<Held>, accept: &Accept, joined: OwnedSemaphorePermit) -> Self {
+    fn begin(held: &Arc<Held>, accept: &Accept, joined: Place) -> Self {
         Self {
             held: held.clone(),
             began: Instant::now(),

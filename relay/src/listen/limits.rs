@@ -3,7 +3,8 @@ use daemon::config::Size;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// Bounds for all hybrid connections of a listener together.
+/// Bounds for all hybrid connections of a listener together. Where there are several, half of each is divided among them, so
+/// that no relay takes everything.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
@@ -16,7 +17,8 @@ pub struct Limits {
     /// with one gateway behind it a listener carries some tunnels for each connector, and a relay that asks for more
     /// than this is not to be obeyed.
     pub joined: usize,
-    /// Memory for large reads of all that are joined; default 256Mi. Beyond it they go on with small reads.
+    /// Memory for large reads of all that are joined; default 256Mi. Beyond it they go on with small
+    /// reads. Of several hybrid connections one has a quarter at most.
     pub buffer_memory: Size,
 }
 

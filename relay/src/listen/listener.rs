@@ -13,16 +13,16 @@ use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use identity::chance::Chance;
 use proto::hybrid::address::segments;
 use rustls::ClientConfig;
-use tokio::sync::Semaphore;
 
 use super::{
     channel::{self, Channels, Opener, Relay},
-    http::RequestBody,
+    http::{Places, RequestBody},
     knock::Knock,
     limits::Limits,
     metrics::ListenerMetrics,
     permit::Permit,
     ready::Ready,
+    share::{Commons, Share},
 };
 use crate::{
     dial::Dialer,
@@ -65,9 +65,9 @@ pub(super) struct Shared {
     pub(super) context: Context,
     pub(super) dialer: Dialer,
     pub(super) tls: Arc<ClientConfig>,
-    pub(super) dials: Arc<Semaphore>,
-    pub(super) dials_waiting: Arc<Semaphore>,
-    pub(super) joined: Arc<Semaphore>,
+    dials: Commons,
+    dials_waiting: Commons,
+    joined: Commons,
     pub(super) buffers: Buffers,
     pub(super) metrics: ListenerMetrics,
 }
@@ -100,8 +100,10 @@ pub(super) struct Held {
     pub(super) permit: Permit,
     pub(super) rotate_after: Duration,
     pub(super) answer_within: Duration,
-    pub(super) requests: Arc<Semaphore>,
-    requests_max: usize,
+    pub(super) dials: Share,
+    pub(super) dials_waiting: Share,
+    pub(super) joined: Share,
+    pub(super) requests: Places,
     pub(super) on_websocket: Option<OnWebSocket>,
     pub(super) on_request: Option<OnRequest>,
     pub(super) channels: Channels,
@@ -137,9 +139,9 @@ impl Listener {
             context: context.clone(),
             dialer,
             tls,
-            dials: Arc::new(Semaphore::new(limits.dials)),
-            dials_waiting: Arc::new(Semaphore::new(limits.dials_waiting)),
-            joined: Arc::new(Semaphore::new(limits.joined)),
+            dials: Commons::new(limits.dials),
+            dials_waiting: Commons::new(limits.dials_waiting),
+            joined: Commons::new(limits.joined),
             buffers: Buffers::new(usize::try_from(limits.buffer_memory.0).unwrap_or(usize::MAX)),
         };
         Self { shared: Arc::new(shared) }
@@ -170,8 +172,10 @@ impl Listener {
             credential: on.credential,
             rotate_after: on.rotate_after,
             answer_within: on.answer_within,
-            requests: Arc::new(Semaphore::new(on.requests)),
-            requests_max: on.requests,
+            dials: shared.dials.share(),
+            dials_waiting: shared.dials_waiting.share(),
+            joined: shared.joined.share(),
+            requests: Places::new(on.requests),
             on_websocket: on.on_websocket,
             on_request: on.on_request,
             channels: Channels::default(),
@@ -236,7 +240,8 @@ impl HybridConnection {
         self
     }
 
-    /// HTTP requests that are handled at a time, more are answered with 503; default [`REQUESTS`].
+    /// HTTP requests that are handled at a time, more are answered with 503; default [`REQUESTS`]. One sender's address
+    /// gets three quarters of them at most.
     #[must_use]
     pub fn requests(mut self, requests: usize) -> Self {
         self.requests = requests;
@@ -295,7 +300,7 @@ impl Listening {
 
     /// HTTP requests that are being handled now.
     pub fn requests(&self) -> usize {
-        self.held.requests_max - self.held.requests.available_permits()
+        self.held.requests.used()
     }
 
     /// Why there is no control channel, if there has been none since.

@@ -126,6 +126,12 @@ impl Credential {
         Ok((join.address, Self { kind: Kind::Join(file), clock }))
     }
 
+    /// What a token source gives.
+    #[cfg(test)]
+    pub(crate) fn of_source(cache: Cache, clock: SharedClock) -> Self {
+        Self { kind: Kind::Source(cache), clock }
+    }
+
     /// A token for the hybrid connection at `address`.
     pub async fn mint(&self, address: &Address) -> Result<Minted, DialError> {
         match &self.kind {

@@ -2,10 +2,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::process::Context;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Request, Response};
 use http_body_util::Full;
-use relay::listen::{Limits, RequestBody};
+use relay::{
+    dial::Dialer,
+    listen::{HybridConnection, Limits, RequestBody},
+    sender::Credential,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -16,9 +21,9 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{
     listen_http::Program,
     listen_web::Target,
-    listener::Listener,
+    listener::{Listener, plain_tls},
     script::{Script, Socket, next, response, say},
-    support::until,
+    support::{LISTEN_KEY, until},
 };
 
 async fn ok(_: Request<RequestBody>) -> Response<Full<Bytes>> {
@@ -221,6 +226,57 @@ async fn one_joined_sender_more_than_the_limit_is_dropped_until_one_leaves() {
     program.counted("listener_rendezvous_total{outcome=\"accepted\"} 1").await;
     say(&mut control, &accept(&script.rendezvous_address("d"))).await;
     script.rendezvous("d").await;
+}
+
+#[tokio::test]
+async fn a_relay_that_takes_every_place_leaves_the_others_theirs() {
+    let (greedy, modest) = (Script::new().await, Script::new().await);
+    let limits = Limits { dials: 4, dials_waiting: 4, joined: 16, ..Limits::default() };
+    let context = Context::new("causeway_listener");
+    let listener = relay::listen::Listener::new(&context, Dialer::default(), plain_tls(), &limits);
+    for script in [&greedy, &modest] {
+        let credential = Credential::rule("listen", identity::secret::Secret::new(LISTEN_KEY));
+        let on = HybridConnection::new(script.url().parse().unwrap(), credential).channels(1);
+        let big = async |_| Response::new(Full::new(Bytes::from(vec![b'x'; 70_000])));
+        listener.listen(on.on_request(big).on_websocket(|knock| async move {
+            let mut stream = knock.accept(None).await.unwrap().into_stream();
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        }));
+    }
+    let (mut from_greedy, mut from_modest) = (greedy.control().await, modest.control().await);
+
+    // Twelve joined senders, of which it lets go none; then dials, for requests and for senders, that it never answers.
+    let message = accept(&greedy.rendezvous_address("a"));
+    let mut kept = Vec::new();
+    for _ in 0..12 {
+        say(&mut from_greedy, &message).await;
+        kept.push(greedy.rendezvous("a").await);
+    }
+    say(&mut from_greedy, &message).await;
+    until("its thirteenth is dropped", || context.metrics.encode().contains("outcome=\"crowded\"} 1")).await;
+    kept.pop();
+    let mut dials = Vec::new();
+    for _ in 0..3 {
+        say(&mut from_greedy, &json!({ "request": { "address": greedy.rendezvous_address("r") } })).await;
+        dials.push(greedy.tcp().await);
+    }
+    for _ in 0..20 {
+        say(&mut from_greedy, &json!({ "request": { "address": greedy.rendezvous_address("r") } })).await;
+        say(&mut from_greedy, &message).await;
+    }
+
+    // The other has a quarter of all, as its own part of half.
+    let mut joined = Vec::new();
+    for _ in 0..4 {
+        say(&mut from_modest, &accept(&modest.rendezvous_address("b"))).await;
+        joined.push(modest.rendezvous("b").await);
+    }
+    say(&mut from_modest, &modest.request("r", json!({}))).await;
+    let mut rendezvous = modest.rendezvous("r").await;
+    next(&mut rendezvous).await;
+    assert_eq!(crate::script::body(&mut rendezvous).await.len(), 70_000);
+    context.shutdown.force();
 }
 
 #[tokio::test]

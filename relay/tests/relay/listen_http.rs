@@ -490,6 +490,37 @@ async fn one_request_more_than_the_limit_is_answered_with_503_on_either_way() {
 }
 
 #[tokio::test]
+async fn one_sender_does_not_get_the_last_quarter_of_the_places_on_either_way() {
+    let script = Script::new().await;
+    let program = Program::start(&script, |on| {
+        on.requests(4).on_request(|request: Request<RequestBody>| async move {
+            if request.uri().query() == Some("wait") {
+                std::future::pending::<()>().await;
+            }
+            Response::new(full("done"))
+        })
+    });
+    let mut control = script.control().await;
+    for _ in 0..3 {
+        say(&mut control, &script.request("r", json!({ "requestTarget": "/e?wait" }))).await;
+    }
+    say(&mut control, &script.request("r", json!({}))).await;
+    assert_eq!(response(&mut control).await.0["statusCode"], 503);
+    let mut rendezvous = announced(&script, &mut control, "r").await;
+    say(&mut rendezvous, &script.request("r", json!({}))).await;
+    assert_eq!(response(&mut rendezvous).await.0["statusCode"], 503);
+    until("it left its place", || program.listening.requests() == 3).await;
+
+    let other = json!({ "remoteEndpoint": { "address": "198.51.100.7", "port": 1 } });
+    say(&mut control, &script.request("r", other.clone())).await;
+    assert_eq!(response(&mut control).await.1, "done");
+    until("it left its place", || program.listening.requests() == 3).await;
+    let mut rendezvous = announced(&script, &mut control, "r").await;
+    say(&mut rendezvous, &script.request("r", other)).await;
+    assert_eq!(response(&mut rendezvous).await.1, "done");
+}
+
+#[tokio::test]
 async fn cookies_are_a_list_for_a_relay_that_takes_lists_and_joined_for_any_other() {
     async fn cookies(_: Request<RequestBody>) -> Response<Full<Bytes>> {
         Response::builder()

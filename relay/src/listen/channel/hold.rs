@@ -5,7 +5,9 @@
 //! what is pending is answered, Close is sent. What the relay had said before it read that is obeyed, too, so nobody who
 //! was sent here is let down.
 use std::{
+    future::pending,
     net::IpAddr,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,6 +43,7 @@ use super::{
 use crate::{
     farewell::Farewell,
     listen::{Held, explained, http, knock},
+    sender::{DialError, Minted},
 };
 
 /// Silence after which the relay is pinged; twice that without a frame and the channel is dead.
@@ -114,6 +117,7 @@ where
     let mut holding = Holding {
         listed: held.channels.list(&id, held.shared.context.clock.now(), token.expires),
         renewal: Renewal::new(&held, &token),
+        minting: None,
         phase: Phase::Open,
         expected: Expected::Nothing,
         wire: wire.clone(),
@@ -203,8 +207,24 @@ struct Holding {
     wire: Arc<Wire>,
     listed: Listed,
     renewal: Renewal,
+    /// A fresh token is waited for. A source of tokens may be slow; senders and pings do not wait for it.
+    minting: Option<Minting>,
     phase: Phase,
     expected: Expected,
+}
+
+type Minting = Pin<Box<dyn Future<Output = Result<Minted, DialError>> + Send>>;
+
+fn mint(held: Arc<Held>) -> Minting {
+    Box::pin(async move { held.credential.mint(&held.address).await })
+}
+
+/// What is minted, when it is. Cancel-safe.
+async fn minted(minting: &mut Option<Minting>) -> Result<Minted, DialError> {
+    let Some(running) = minting else { return pending().await };
+    let minted = running.await;
+    *minting = None;
+    minted
 }
 
 impl Holding {
@@ -235,12 +255,13 @@ impl Holding {
                     self.close().await;
                 }
                 due = self.renewal.due(), if !is_closing => match due {
-                    Due::Renew => self.renew().await,
+                    Due::Renew => self.minting = Some(mint(self.held.clone())),
                     Due::Proven => {
                         self.held.shared.metrics.renewed("proven");
                         debug!(relay = %self.held.address, "the renewed token is believed");
                     }
                 },
+                minted = minted(&mut self.minting), if !is_closing => self.renew(minted).await,
                 message = receiver.next() => {
                     if let Err(end) = self.take(message).await {
                         return end;
@@ -316,20 +337,20 @@ impl Holding {
 
     /// A whole request. One that is turned away is answered before anything else is read, so a relay that sends too many
     /// is slowed down.
-    async fn request(&self, request: message::Request, body: Option<bytes::Bytes>) {
+    async fn request(&mut self, request: message::Request, body: Option<bytes::Bytes>) {
         if let Some(response) = http::arrived(&self.held, &self.wire, request, body) {
             self.say(message::Message::Response(response)).await;
         }
     }
 
-    /// Sends a fresh token.
-    async fn renew(&mut self) {
-        let held = &self.held;
-        let fresh = match held.credential.mint(&held.address).await {
+    /// Sends a fresh token, if one could be had.
+    async fn renew(&mut self, minted: Result<Minted, DialError>) {
+        let fresh = match minted {
             Ok(fresh) => fresh,
             Err(error) => {
-                warn!(relay = %held.address, error = explained(&error), "token of a control channel cannot be renewed");
-                held.shared.metrics.renewed("failed");
+                let relay = &self.held.address;
+                warn!(%relay, error = explained(&error), "token of a control channel cannot be renewed");
+                self.held.shared.metrics.renewed("failed");
                 return self.renewal.failed();
             }
         };
@@ -359,7 +380,7 @@ impl Holding {
         let _ = self.wire.channel.send(vec![Message::Close(Some((1000, "closed by the listener".to_owned())))]).await;
     }
 
-    async fn say(&self, message: message::Message) {
+    async fn say(&mut self, message: message::Message) {
         // None of ours is ever too long. A channel that has ended is noticed by its reader.
         if let Ok(text) = message.write() {
             let _ = self.wire.channel.send(vec![Message::Text(text)]).await;

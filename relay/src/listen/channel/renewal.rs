@@ -1,6 +1,6 @@
 //! Renewal of a channel's token. A relay answers a good one by silence, so whether it took shows only when the token
 //! before it would have ended the channel and did not.
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -23,7 +23,8 @@ const GRACE: Duration = Duration::from_secs(360);
 #[derive(Debug)]
 pub(super) struct Renewal {
     expires: Instant,
-    next: Instant,
+    /// Nothing while a fresh one is waited for.
+    next: Option<Instant>,
     /// When a channel that still lives proves that the renewal took.
     proof: Option<Instant>,
 }
@@ -31,7 +32,7 @@ pub(super) struct Renewal {
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A fresh token.
+    /// A fresh token. Nothing more is due for one until it was sent or could not be had.
     Renew,
     /// Nothing: the renewal before took.
     Proven,
@@ -42,21 +43,23 @@ impl Renewal {
         let left = token.expires.duration_since(held.shared.context.clock.now()).unwrap_or_default();
         let now = Instant::now();
         let early = 1.0 - JITTER * identity::chance::Chance::default().fraction();
-        Self { expires: now + left, next: now + left.mul_f64(RENEW_AT * early), proof: None }
+        Self { expires: now + left, next: Some(now + left.mul_f64(RENEW_AT * early)), proof: None }
     }
 
     /// Waits for what is due next. Cancel-safe.
     pub(super) async fn due(&mut self) -> Due {
-        match self.proof {
-            Some(proof) if proof <= self.next => {
+        match (self.proof, self.next) {
+            (Some(proof), next) if next.is_none_or(|next| proof <= next) => {
                 sleep_until(proof).await;
                 self.proof = None;
                 Due::Proven
             }
-            _ => {
-                sleep_until(self.next).await;
+            (_, Some(next)) => {
+                sleep_until(next).await;
+                self.next = None;
                 Due::Renew
             }
+            (_, None) => pending().await,
         }
     }
 
@@ -69,7 +72,7 @@ impl Renewal {
 
     /// None could be had.
     pub(super) fn failed(&mut self) {
-        self.next = Instant::now() + RENEW_AGAIN;
+        self.next = Some(Instant::now() + RENEW_AGAIN);
     }
 
     /// Whether a renewal is yet to be proven.

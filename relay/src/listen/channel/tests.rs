@@ -2,7 +2,11 @@
 use std::{
     collections::VecDeque,
     path::Path,
-    sync::{Arc, Mutex},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -11,6 +15,7 @@ use identity::{
     chance::Chance,
     sas::{Rights, Rule, verify},
     secret::Secret,
+    token::{Cache, Source, Token, TokenError},
 };
 use proto::{
     hybrid::new_id,
@@ -36,7 +41,7 @@ use super::{
 use crate::{
     dial::{Dialer, ReachError},
     listen::{Held, HybridConnection, Limits, Listener, Listening},
-    sender::{Address, CredentialConfig, DialError},
+    sender::{Address, Credential, CredentialConfig, DialError},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -186,6 +191,11 @@ fn write_key(folder: &Path, key: &str) {
     std::fs::set_permissions(folder.join("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
+fn simulated() -> Context {
+    let clock = Arc::new(Simulated(SystemTime::now(), Instant::now()));
+    Context { clock, ..Context::new("causeway_listener") }
+}
+
 impl World {
     /// One channel, and a relay that does `steps` and then `then`.
     fn new(steps: &[Step], then: Step) -> Self {
@@ -209,12 +219,24 @@ impl World {
         features: Features,
         change: impl FnOnce(HybridConnection) -> HybridConnection,
     ) -> Self {
-        let clock = Arc::new(Simulated(SystemTime::now(), Instant::now()));
-        let context = Context { clock, ..Context::new("causeway_listener") };
-        let folder = tempfile::tempdir().unwrap();
+        let (context, folder) = (simulated(), tempfile::tempdir().unwrap());
         write_key(folder.path(), KEY);
         let key = SecretRef::File("key".into());
         let credential = CredentialConfig::Sas { rule: "listen".into(), key }.open(folder.path(), &context).unwrap();
+        Self::by(context, folder, credential, fraction, steps, then, features, change)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what is fixed in every other test")]
+    fn by(
+        context: Context,
+        folder: TempDir,
+        credential: Credential,
+        fraction: f64,
+        steps: &[Step],
+        then: Step,
+        features: Features,
+        change: impl FnOnce(HybridConnection) -> HybridConnection,
+    ) -> Self {
         let address: Address = "sb://relay.example.com/e".parse().unwrap();
         let tls = identity::tls::client(rustls::RootCertStore::empty(), &[]);
         let listener = Listener::new(&context, Dialer::default(), tls, &Limits::default());
@@ -520,6 +542,49 @@ async fn a_renewal_that_fails_is_tried_again_until_it_succeeds() {
     let renewed = peer.command("renewToken").await;
     assert!(world.is_of(renewed["token"].as_str().unwrap(), KEY));
     assert!(world.began.elapsed() < Duration::from_secs(2640));
+}
+
+/// Gives one token, and then lets everybody wait.
+#[derive(Debug)]
+struct Stuck(SystemTime, AtomicBool);
+
+impl Source for Stuck {
+    fn fetch<'a>(&'a self, _: &'a str) -> Pin<Box<dyn Future<Output = Result<Token, TokenError>> + Send + 'a>> {
+        let is_first = !self.1.swap(true, Ordering::Relaxed);
+        let token = Token { secret: Secret::new("token"), expires: self.0 + HOUR, refresh: None };
+        Box::pin(async move { if is_first { Ok(token) } else { std::future::pending().await } })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_while_a_fresh_token_is_waited_for() {
+    let context = simulated();
+    let stuck = Arc::new(Stuck(context.clock.now(), AtomicBool::default()));
+    let cache = Cache::new(stuck, context.clock.clone(), context.shutdown.clone());
+    let credential = Credential::of_source(cache, context.clock.clone());
+    let go = Arc::new(Notify::new());
+    let (folder, answer) = (tempfile::tempdir().unwrap(), waiting(go.clone()));
+    let mut world = World::by(context, folder, credential, 0.5, &[], Step::Open, Features::default(), |on| {
+        answer(on).rotate_after(100 * HOUR)
+    });
+    let mut peer = world.peer().await;
+    // Up to the end of the only token, and through the waits for another.
+    while world.began.elapsed() < HOUR + Duration::from_secs(120) {
+        sleep(Duration::from_secs(1)).await;
+        let asked = Instant::now();
+        peer.say(request("r")).await;
+        go.notify_one();
+        loop {
+            match peer.next().await {
+                Some(Message::Text(text)) if text.contains("renewToken") => {}
+                Some(Message::Text(_)) => break,
+                other => panic!("no answer: {other:?}"),
+            }
+        }
+        assert_eq!(asked.elapsed(), Duration::ZERO, "{:?} after the beginning", world.began.elapsed());
+        assert!(matches!(peer.next().await, Some(Message::Binary(_))));
+    }
+    assert!(world.counts("renewals_total{outcome=\"failed\"}"));
 }
 
 #[tokio::test(start_paused = true)]

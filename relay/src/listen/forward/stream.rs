@@ -14,7 +14,7 @@ use crate::{
         knock::{Accepted, Knock},
     },
     sender,
-    splice::{End, Framing, Leg, Side, Signals, Splice, drain_notice},
+    splice::{Buffers, End, Framing, Leg, Side, Signals, Splice, drain_notice},
     transport,
 };
 
@@ -29,6 +29,7 @@ pub(super) struct Stream {
     pub(super) is_tunnel: bool,
     pub(super) proxy_protocol: bool,
     pub(super) listener: Listener,
+    pub(super) buffers: Buffers,
     pub(super) shutdown: Shutdown,
 }
 
@@ -75,7 +76,7 @@ impl Stream {
         noticed: bool,
     ) -> impl Future<Output = ()> + use<> {
         let Accepted { io, read_ahead, line } = accepted;
-        let buffers = self.listener.buffers().clone();
+        let buffers = self.buffers.clone();
         let from = Leg::new(io, Framing::WebSocket(Role::Client), read_ahead, buffers.clone());
         let to = Leg::new(target, Framing::Raw { skip_text: noticed }, BytesMut::new(), buffers);
         let splice = Splice::new(from, to);

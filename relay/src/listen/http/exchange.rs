@@ -16,10 +16,7 @@ use proto::{
     hybrid::{message::Request, status::clean},
     ws::message::Message,
 };
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{
@@ -28,6 +25,8 @@ use super::{
     body::RequestBody,
     fields,
     line::Line,
+    places::Place,
+    sender,
     socket::{Gone, Reading, Sending, Socket},
     target,
 };
@@ -48,7 +47,7 @@ pub(super) struct Exchange {
     lists: bool,
     line: Line,
     /// Its place among the requests; without one it is turned away.
-    place: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 /// How a whole request is answered.
@@ -69,7 +68,7 @@ enum Sent {
 }
 
 impl Exchange {
-    pub(super) fn new(held: &Arc<Held>, wire: &Wire, line: Line, place: Option<OwnedSemaphorePermit>) -> Self {
+    pub(super) fn new(held: &Arc<Held>, wire: &Wire, line: Line, place: Option<Place>) -> Self {
         Self { held: held.clone(), relay: wire.relay, lists: wire.features.header_lists, line, place }
     }
 
@@ -166,7 +165,11 @@ impl Exchange {
         if arrives {
             reading.ignore();
         }
-        let answer = if self.place.is_none() {
+        let is_welcome = match &mut self.place {
+            Some(place) => place.belongs_to(sender(&request)),
+            None => false,
+        };
+        let answer = if !is_welcome {
             Ok(too_many())
         } else {
             let parsed = parse(&self.held, request, |length| match (body, arrives) {
@@ -288,7 +291,7 @@ impl Exchange {
     async fn opened(&self, address: &str) -> Result<Socket, RendezvousError> {
         let destination = self.held.permit.check(address)?;
         let shared = &self.held.shared;
-        let Ok(_dialling) = shared.dials.acquire().await else { return Err(RendezvousError::TooSlow) };
+        let _dialling = self.held.dials.take().await;
         let upgraded = rendezvous::open(&self.held, &destination, self.relay, &[]).await?;
         Ok(Socket::new(upgraded, &shared.context.shutdown))
     }

@@ -3,6 +3,8 @@
 //! Both ends frame their messages themselves, so nothing that belongs to one connection passes to the other: what RFC 9110
 //! calls hop-by-hop is removed on both ways, and lengths are computed anew. What a listener says is cleaned before it becomes
 //! a line of HTTP; a name that is none is left out.
+use std::collections::HashSet;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Uri, Version, header, request, uri::Authority};
 use hyper::ext::ReasonPhrase;
 use proto::hybrid::{
@@ -43,9 +45,7 @@ pub(super) fn request(
 ) -> Result<Headers, Refusal> {
     let named = named(parts.headers.get_all(header::CONNECTION).iter().map(HeaderValue::as_bytes));
     let is_kept = |name: &HeaderName| {
-        *name != header::HOST
-            && !HOP_BY_HOP.contains(&name.as_str())
-            && !named.iter().any(|other| other == name.as_str())
+        *name != header::HOST && !HOP_BY_HOP.contains(&name.as_str()) && !named.contains(name.as_str())
     };
     let mut fields = forwarded(entity, target, &parts.headers, is_kept);
     // Not joined with anything: a target in absolute form overrides the field (RFC 9112, section 3.2.2).
@@ -96,7 +96,7 @@ pub(super) fn response(answer: &message::Response, namespace: &str) -> Result<Re
             tracing::debug!(name = clean(name, 64), "listener sent a field whose name is none");
             continue;
         };
-        if HOP_BY_HOP.contains(&name.as_str()) || named.iter().any(|other| other == name.as_str()) {
+        if HOP_BY_HOP.contains(&name.as_str()) || named.contains(name.as_str()) {
             continue;
         }
         if let Ok(value) = HeaderValue::from_bytes(&field_value(value)) {
@@ -117,10 +117,12 @@ fn via(version: Version, namespace: &str) -> String {
     format!("{version} {namespace}")
 }
 
-/// Names that `Connection` declares as belonging to the connection, in lower case.
-fn named<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
-    let names = values.flat_map(|value| value.split(|byte| *byte == b','));
-    names.map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase()).collect()
+/// Names that `Connection` declares as belonging to the connection, in lower case. A set, since a peer may write tens of
+/// thousands of them beside as many fields.
+fn named<'a>(values: impl Iterator<Item = &'a [u8]>) -> HashSet<String> {
+    let names = values.flat_map(|value| value.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+    let names = names.filter(|name| !name.is_empty());
+    names.map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect()
 }
 
 /// A value without control characters: CR and LF would begin another field. Latin-1 where that is possible, as it came in;
@@ -130,5 +132,33 @@ fn field_value(value: &str) -> Vec<u8> {
     match kept().map(u8::try_from).collect() {
         Ok(bytes) => bytes,
         Err(_) => kept().collect::<String>().into_bytes(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proto::hybrid::message::TEXT_MAX;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Each field compared with each name would take minutes.
+    #[test]
+    fn an_answer_full_of_connection_names_and_fields_costs_no_more_than_others() {
+        let names = (0..6000).map(|number| format!("{number:x}")).collect::<Vec<_>>().join(",");
+        let values = [1; 32].repeat(600);
+        let fields = json!({ "Connection": names, "X": values, "1F": "named", "Y": "not named" });
+        let said = json!({ "requestId": "r", "statusCode": 200, "responseHeaders": fields });
+        let text = json!({ "response": said }).to_string();
+        assert!((TEXT_MAX - 4096..=TEXT_MAX).contains(&text.len()), "{}", text.len());
+        let Ok(message::Message::Response(answer)) = message::Message::read(&text) else { panic!("no response") };
+        let began = Instant::now();
+        let response = response(&answer, "ns").unwrap();
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        let headers = response.headers();
+        assert_eq!(headers.get_all("x").iter().count(), 19_200);
+        assert!(headers.contains_key("y") && !headers.contains_key("1f"));
     }
 }
