@@ -85,6 +85,11 @@ impl Grant {
         self.until.map_or(Duration::MAX, |until| until.duration_since(now).unwrap_or_default())
     }
 
+    /// Whether no token was looked at.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        matches!(self.basis, Basis::Anonymous)
+    }
+
     /// Whether it still holds under other settings. The token itself was checked, and its end is not looked at.
     pub(crate) fn check_again(&self, settings: &Settings) -> Result<(), Refusal> {
         match &self.basis {

@@ -51,7 +51,7 @@ pub(crate) async fn connect(
             return Err(Refusal::KindMismatch.into());
         }
         let place = enter(visitor, entity)?;
-        let chosen = meet(visitor, entity, &asked).await?;
+        let chosen = meet(visitor, &stay, &asked).await?;
         // The listener's 101 goes out first, so a sender's 101 means that somebody is there.
         let (io, ahead) = taken_over(chosen.upgrade).await.ok_or(Refusal::ListenerLost)?;
         let framing = Framing::WebSocket(Role::Server);

@@ -2,18 +2,18 @@
 use http::{HeaderMap, HeaderName, header};
 use proto::hybrid::{TOKEN_HEADER, address::Target, message::Headers};
 
-use super::{authorize::carried, entities::Entity};
+use super::{authorize::carried, stay::Stay};
 
 /// The sender's headers, of those that are `kept`, but what carried its token. `Authorization` is the application's,
-/// unless it was that.
+/// unless it was that, when the sender came in.
 pub(crate) fn forwarded(
-    entity: &Entity,
+    sender: &Stay,
     target: &Target,
     headers: &HeaderMap,
     is_kept: impl Fn(&HeaderName) -> bool,
 ) -> Headers {
-    let spent = !entity.settings().anonymous_senders
-        && carried(target, headers).is_some_and(|carried| carried.in_authorization);
+    let spent =
+        !sender.grant().is_anonymous() && carried(target, headers).is_some_and(|carried| carried.in_authorization);
     let mut fields = Headers::default();
     for (name, value) in headers {
         let was_token = name.as_str().eq_ignore_ascii_case(TOKEN_HEADER) || spent && name == header::AUTHORIZATION;

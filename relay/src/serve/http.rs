@@ -167,7 +167,7 @@ impl<'a> Call<'a> {
         let http = entity.settings().http;
         let namespace = relay.namespace().host.clone();
         let (parts, body) = asked.request.into_parts();
-        let fields = head::request(entity, &asked.target, &parts, &namespace)?;
+        let fields = head::request(stay, &asked.target, &parts, &namespace)?;
         let remote = Endpoint { address: visitor.peer.ip().to_canonical(), port: visitor.peer.port() };
         // Two requests may carry one id of the client's, and a listener must not mistake one for the other.
         let id = if is_traceable(&asked.id) { asked.id } else { new_id() };

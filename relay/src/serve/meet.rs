@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     door::Visitor,
-    entities::Entity,
     fields::forwarded,
     listeners::{Listener, Wanted},
     record::Given,
@@ -29,6 +28,7 @@ use super::{
     rendezvous::{Offer, Ticket, Verdict},
     route::{Asked, Denied},
     sources::counted,
+    stay::Stay,
 };
 
 /// One in so many parts of the accept window is what a listener has for itself: 5 s of 30. Most dial back within a round
@@ -54,8 +54,8 @@ enum Turn {
 }
 
 /// Finds a listener that takes this sender.
-pub(crate) async fn meet(visitor: &Visitor, entity: &Arc<Entity>, asked: &Asked) -> Result<Chosen, Denied> {
-    let relay = &visitor.relay;
+pub(crate) async fn meet(visitor: &Visitor, sender: &Stay, asked: &Asked) -> Result<Chosen, Denied> {
+    let (relay, entity) = (&visitor.relay, sender.entity());
     let room = relay.waiting.take(&entity.name, counted(visitor.peer.ip()));
     let _waiting = room.map_err(|excess| Denied::Over(Refusal::TooManyRendezvous, excess))?;
     let deadline = Instant::now() + relay.accept_timeout;
@@ -87,7 +87,7 @@ pub(crate) async fn meet(visitor: &Visitor, entity: &Arc<Entity>, asked: &Asked)
             Turn::Picked(None) => return Err(entity.listeners.nobody(&wanted).into()),
             Turn::Picked(Some(listener)) => {
                 wanted.tried.push(listener.clone());
-                asking.push(question(visitor, entity, asked, listener, &id, patience)?);
+                asking.push(question(visitor, sender, asked, listener, &id, patience)?);
                 (ask, ask_another) = (false, Instant::now() + patience);
             }
         }
@@ -111,17 +111,17 @@ async fn any(asking: &mut Vec<Asking>) -> (Arc<Listener>, Option<Verdict>) {
 /// Asks one listener.
 fn question(
     visitor: &Visitor,
-    entity: &Arc<Entity>,
+    sender: &Stay,
     asked: &Asked,
     listener: Arc<Listener>,
     id: &str,
     patience: Duration,
 ) -> Result<Asking, Refusal> {
-    let relay = &visitor.relay;
+    let (relay, entity) = (&visitor.relay, sender.entity());
     let protocols = handshake::offered_protocols(asked.request.headers()).map(str::to_owned).collect();
     let offer = Offer { entity: entity.name.clone(), action: Action::Accept, id: id.to_owned(), protocols };
     let mut ticket = relay.table.offer(offer);
-    let text = invitation(visitor, entity, asked, &listener, id, &ticket)?;
+    let text = invitation(visitor, sender, asked, &listener, id, &ticket)?;
     let given = Given::new(entity, &listener, &relay.teller, patience);
     Ok(Box::pin(async move {
         let answered = async {
@@ -144,7 +144,7 @@ fn question(
 /// The `accept` message for one listener.
 fn invitation(
     visitor: &Visitor,
-    entity: &Entity,
+    sender: &Stay,
     asked: &Asked,
     listener: &Listener,
     id: &str,
@@ -160,7 +160,7 @@ fn invitation(
     let accept = Accept {
         address: rendezvous.address(&asked.target),
         id: id.to_owned(),
-        connect_headers: forwarded(entity, &asked.target, asked.request.headers(), |_| true),
+        connect_headers: forwarded(sender, &asked.target, asked.request.headers(), |_| true),
         remote_endpoint: Some(Endpoint { address: visitor.peer.ip().to_canonical(), port: visitor.peer.port() }),
     };
     message::Message::Accept(accept).write().map_err(|_| Refusal::HeadTooLarge)

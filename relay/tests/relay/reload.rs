@@ -253,6 +253,31 @@ async fn senders_without_a_token_are_dropped_when_one_is_asked_for() {
 }
 
 #[tokio::test]
+async fn a_token_stays_the_relays_although_none_is_asked_for_any_more() {
+    let relay = Relay::with(&text()).await;
+    let mut controls = [relay.listener().await, relay.listener().await];
+    let token = relay.send_token();
+    let fields = [("Authorization", token.as_str())];
+    let sender = relay.dial(CONNECT, &fields);
+    let asked = async {
+        let [one, other] = &mut controls;
+        let (accept, first) = tokio::select! {
+            accept = one.accept() => (accept, 0),
+            accept = other.accept() => (accept, 1),
+        };
+        assert!(accept["connectHeaders"].get("Authorization").is_none(), "{accept}");
+        change(&relay, &with_e("anonymous_senders: true")).await;
+        // It leaves, so the other one is asked.
+        controls[first].0.close(None).await.unwrap();
+        let accept = controls[1 - first].accept().await;
+        assert!(accept["connectHeaders"].get("Authorization").is_none(), "{accept}");
+        dial_address(accept["address"].as_str().unwrap(), &[]).await.unwrap()
+    };
+    let (sender, _accepted) = tokio::join!(sender, asked);
+    sender.unwrap();
+}
+
+#[tokio::test]
 async fn a_channel_may_be_renewed_by_any_other_holder_of_the_right() {
     let relay = Relay::new().await;
     let mut control = relay.listener().await;

@@ -13,7 +13,7 @@ use proto::hybrid::{
     status::{REASON_MAX, clean},
 };
 
-use super::super::{body::Body, entities::Entity, fields::forwarded, refusal::Refusal};
+use super::super::{body::Body, fields::forwarded, refusal::Refusal, stay::Stay};
 
 /// Most bytes of names and values in a request: Azure's limit, as documented.
 const FIELDS_MAX: usize = 32 * 1024;
@@ -38,7 +38,7 @@ const HOP_BY_HOP: [&str; 13] = [
 
 /// The fields of a request for a listener.
 pub(super) fn request(
-    entity: &Entity,
+    sender: &Stay,
     target: &Target,
     parts: &request::Parts,
     namespace: &str,
@@ -47,7 +47,7 @@ pub(super) fn request(
     let is_kept = |name: &HeaderName| {
         *name != header::HOST && !HOP_BY_HOP.contains(&name.as_str()) && !named.contains(name.as_str())
     };
-    let mut fields = forwarded(entity, target, &parts.headers, is_kept);
+    let mut fields = forwarded(sender, target, &parts.headers, is_kept);
     // Not joined with anything: a target in absolute form overrides the field (RFC 9112, section 3.2.2).
     fields.0.insert(0, ("Host".to_owned(), host(&parts.uri, &parts.headers, parts.version, namespace)?));
     fields.join("Via", &via(parts.version, namespace));
