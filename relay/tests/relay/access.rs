@@ -1,12 +1,13 @@
 //! The access log: one line of JSON for each connection, with everything in it, and nothing that should not be.
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::Message;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::support::{Relay, until};
@@ -34,8 +35,13 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
+/// While there is one subscriber alone, tracing asks whichever thread is first at a line whether the line is wanted, and
+/// keeps the answer for all. With this one beside it, the subscribers are asked.
+static BESIDE: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::new()));
+
 impl Log {
     pub(crate) fn start() -> (Self, tracing::subscriber::DefaultGuard) {
+        LazyLock::force(&BESIDE);
         let log = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
