@@ -163,6 +163,21 @@ async fn nobody_answers_a_request_of_another_and_nobody_twice() {
 }
 
 #[tokio::test]
+async fn an_answers_body_of_65536_bytes_fits_and_one_byte_more_ends_the_channel() {
+    let relay = relay().await;
+    let mut control = relay.listener().await;
+    let mut client = Client::new(&relay).await;
+    let body = vec![7; 65_537];
+    client.head("GET /e", &[]).await;
+    serve_one(&mut control.0, &body[..65_536]).await;
+    assert!(client.reply().await.body == body[..65_536]);
+    client.head("GET /e", &[]).await;
+    serve_one(&mut control.0, &body).await;
+    assert_eq!(client.reply().await.status, 502, "at once, since nobody is left to answer");
+    assert_eq!(u16::from(control.close().await.unwrap().code), 1009);
+}
+
+#[tokio::test]
 async fn what_comes_in_place_of_an_announced_body_ends_the_channel() {
     let relay = relay().await;
     let mut control = relay.listener().await;
