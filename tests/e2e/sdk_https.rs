@@ -8,6 +8,7 @@ use causeway_tests::{
     hyco,
     log::Entry,
     namespace::Namespace,
+    nginx::{self, Nginx},
     pattern::Pattern,
     wait::within,
 };
@@ -286,6 +287,37 @@ async fn a_hyco_https_that_dies_fails_its_requests_at_once_and_the_relay_says_so
             assert_eq!(status(&answer).0, 502, "{}", answer.line);
             assert!(field(&answer, "via").is_none(), "what the relay says itself has no Via: {}", answer.line);
             sender.tell(&json!({ "path": "/bytes/3" })).await;
+        }
+    })
+    .await;
+}
+
+/// The package's sender, and a listener that has nothing of it: ours, with nginx behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hyco_https_sender_reaches_nginx_behind_our_listener() {
+    within(LIMIT, async {
+        let namespace = Namespace::new().await;
+        let nginx = Nginx::start(namespace.path());
+        let _listener = namespace.listener("http", &format!("http: \"http://{}\"", nginx.address)).await;
+        let mut sender = hyco::https_sender(&namespace, "http").await;
+        for in_query in [false, true] {
+            let answer = ask(&mut sender, json!({ "path": "/", "inQuery": in_query })).await;
+            assert_eq!(
+                (status(&answer), answer.field("text").unwrap()),
+                ((200, "OK".to_owned()), nginx::HELLO.to_owned())
+            );
+            assert_eq!(field(&answer, "content-type").unwrap(), "text/html");
+        }
+        let answer = ask(&mut sender, json!({ "method": "HEAD", "path": "/missing" })).await;
+        assert_eq!((status(&answer).0, answer.field("length").unwrap().as_str()), (404, "0"));
+        for length in [CONTROL_MAX, CONTROL_MAX + 1, 3 * 1024 * 1024] {
+            let body = Pattern::new(length).bytes();
+            let path = format!("/files/{length}.bin");
+            let put = json!({ "method": "PUT", "path": path, "pieces": pieces(body.chunks(100_000)) });
+            let answer = ask(&mut sender, put).await;
+            assert_eq!(status(&answer).0, 201, "{}", answer.line);
+            let answer = ask(&mut sender, json!({ "path": path })).await;
+            assert!(status(&answer).0 == 200 && is_body(&answer, &body), "{length}: {}", answer.line);
         }
     })
     .await;
