@@ -180,7 +180,8 @@ pub(crate) fn rights(list: &[Right]) -> Rights {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct EntityLimits {
-    /// Listeners at a time; default 25, as on Azure.
+    /// Listeners at a time; default 25, as on Azure. When there is no place left, addresses (IPv6: each /64) share them: a
+    /// newcomer takes the newest place of the address that has most, if that has at least two more than the newcomer's.
     pub listeners: usize,
     /// Senders at a time, those still waiting for a listener included; default 1000.
     pub senders: usize,

@@ -3,6 +3,7 @@
 //! The loop of an idle channel is a small task of its own that remembers nothing of the handshake; ten thousand of them
 //! are what a large relay mostly consists of.
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -200,6 +201,7 @@ impl Channel {
                     return self.ending("drained", "relay", 1001, "the relay is shutting down");
                 }
                 over = self.stay.over() => return self.dismissed(over),
+                by = self.place.taken() => return self.displaced(listener, by),
                 () = tokio::time::sleep(left) => {
                     return self.ending("token_expired", "listener", 1008, "ExpiredToken: the token is expired");
                 }
@@ -272,6 +274,13 @@ impl Channel {
         let (code, text) = over.close();
         self.line.because(text);
         self.ending(over.name(), if over == Over::Removed { "none" } else { "listener" }, code, text)
+    }
+
+    /// Somebody at another address, which had fewer places, has this one now.
+    fn displaced(&mut self, listener: &Listener, by: IpAddr) -> Ending {
+        self.relay.teller.displaced(self.stay.entity(), listener, by);
+        self.line.because(format_args!("its place went to a listener from {by}"));
+        self.ending("displaced", "none", 1008, Refusal::TooManyListeners.text())
     }
 
     fn ending(&self, name: &'static str, fault: &'static str, code: u16, reason: &str) -> Ending {

@@ -64,6 +64,19 @@ impl Teller {
         self.events.emit("listener_new_address", about(entity, listener));
     }
 
+    /// All places were taken, and this listener's went to one at another address, which had fewer.
+    pub(crate) fn displaced(&self, entity: &Entity, listener: &Listener, by: IpAddr) {
+        tracing::warn!(
+            entity = entity.name,
+            listener = listener.id,
+            address = %address(listener),
+            %by,
+            "listener displaced: more want to listen than may, and its address has most of the places"
+        );
+        self.events
+            .emit("listener_displaced", about(entity, listener).into_iter().chain([("by", by.to_string().into())]));
+    }
+
     /// `count` is how many refusals this source had for this hybrid connection: told are the first, the tenth, and so on.
     pub(crate) fn refused(&self, entity: &str, source: IpAddr, refusal: Refusal, count: u32) {
         self.about_refusal("listener_refused", entity, source, refusal, count);

@@ -2,7 +2,13 @@
 //!
 //! A place is taken before the handshake is answered, so the limit holds; a sender that arrives between a listener's 101
 //! and its registration waits for it instead of being told that nobody listens.
+//!
+//! Whoever holds a Listen key could take all places and lock the real listener out. So when there is none left, addresses
+//! share them: a newcomer takes the newest place of the address that has most, as long as that one still has no fewer than
+//! the newcomer's then. Nobody's last place is taken, two addresses cannot take places from each other in turns, and where
+//! all come from one address nothing is taken at all.
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -14,10 +20,10 @@ use std::{
 use http::HeaderMap;
 use prometheus_client::metrics::gauge::Gauge;
 use proto::{hybrid::new_id, ws::message::Sender};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::{http::Requests, record::Record, refusal::Refusal, share::Excess, stay::Stay};
+use super::{http::Requests, record::Record, refusal::Refusal, share::Excess, sources::counted, stay::Stay};
 
 /// By this a sender names the listeners that it wants, and by the other those that it does not: their ids, separated by
 /// commas. Nobody documents them; the live service and its tests know them.
@@ -137,15 +143,49 @@ pub(crate) struct Listeners {
 struct State {
     /// Most places.
     limit: usize,
-    live: Vec<Arc<Listener>>,
-    /// Every place, those of unfinished handshakes included: its listener's id, and where it came from.
-    taken: Vec<(String, IpAddr)>,
+    /// Those that are taken, the newest last.
+    seats: Vec<Seat>,
+    next: u64,
+}
+
+/// A place that is taken.
+#[derive(Debug)]
+struct Seat {
+    number: u64,
+    /// What its listener is called.
+    id: String,
+    from: IpAddr,
+    /// Who has it, once the handshake is finished.
+    listener: Option<Arc<Listener>>,
+    /// Tells its holder that somebody at this address has it now.
+    taken: oneshot::Sender<IpAddr>,
 }
 
 impl State {
+    fn live(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.seats.iter().filter_map(|seat| seat.listener.as_ref())
+    }
+
     /// Handshakes that are not finished.
-    fn opening(&self) -> usize {
-        self.taken.len() - self.live.len()
+    fn is_opening(&self) -> bool {
+        self.seats.iter().any(|seat| seat.listener.is_none())
+    }
+
+    /// Takes a place from the address that has most, for one that has at least two fewer.
+    fn take_from_most(&mut self, newcomer: IpAddr) -> Option<()> {
+        let mut places: HashMap<IpAddr, usize> = HashMap::new();
+        for seat in &self.seats {
+            *places.entry(counted(seat.from)).or_default() += 1;
+        }
+        let of = |address| places.get(&counted(address)).copied().unwrap_or_default();
+        let (at, most) =
+            self.seats.iter().map(|seat| of(seat.from)).enumerate().max_by_key(|(at, count)| (*count, *at))?;
+        if most < of(newcomer) + 2 {
+            return None;
+        }
+        // Its holder may just be leaving.
+        let _ = self.seats.remove(at).taken.send(newcomer);
+        Some(())
     }
 }
 
@@ -154,13 +194,14 @@ impl State {
 pub(crate) struct Place {
     listeners: Arc<Listeners>,
     registered: Option<Arc<Listener>>,
+    number: u64,
     id: String,
-    from: IpAddr,
+    taken: oneshot::Receiver<IpAddr>,
 }
 
 impl Listeners {
     pub(crate) fn new(limit: usize, gauge: Gauge) -> Self {
-        let state = Mutex::new(State { limit, live: Vec::new(), taken: Vec::new() });
+        let state = Mutex::new(State { limit, seats: Vec::new(), next: 0 });
         Self { state, changed: Notify::new(), gauge }
     }
 
@@ -173,15 +214,19 @@ impl Listeners {
     /// somebody at another address is called so: senders that avoid one must not avoid the other.
     pub(crate) fn reserve(self: &Arc<Self>, wish: &str, from: IpAddr) -> Result<Place, Excess> {
         let mut state = self.state();
-        let current = state.taken.len();
+        let current = state.seats.len();
         if current >= state.limit {
-            return Err(Excess { limit: "limits.listeners", value: state.limit, current, again: AGAIN });
+            let excess = Excess { limit: "limits.listeners", value: state.limit, current, again: AGAIN };
+            state.take_from_most(from).ok_or(excess)?;
         }
-        let is_free = |(id, other): &(String, IpAddr)| *other == from || !is_same(id, wish);
-        let id = if is_name(wish) && state.taken.iter().all(is_free) { wish.to_owned() } else { new_id() };
-        state.taken.push((id.clone(), from));
+        let is_free = |seat: &Seat| seat.from == from || !is_same(&seat.id, wish);
+        let id = if is_name(wish) && state.seats.iter().all(is_free) { wish.to_owned() } else { new_id() };
+        let number = state.next;
+        state.next += 1;
+        let (tell, taken) = oneshot::channel();
+        state.seats.push(Seat { number, id: id.clone(), from, listener: None, taken: tell });
         drop(state);
-        Ok(Place { listeners: self.clone(), registered: None, id, from })
+        Ok(Place { listeners: self.clone(), registered: None, number, id, taken })
     }
 
     /// One of those `wanted` at random, and one that does not answer only when there is no other. Waits while the only
@@ -193,15 +238,14 @@ impl Listeners {
             changed.as_mut().enable();
             {
                 let state = self.state();
-                let candidates: Vec<&Arc<Listener>> =
-                    state.live.iter().filter(|listener| wanted.takes(listener)).collect();
+                let candidates: Vec<&Arc<Listener>> = state.live().filter(|listener| wanted.takes(listener)).collect();
                 let answering: Vec<&Arc<Listener>> =
                     candidates.iter().copied().filter(|listener| !listener.record.is_unresponsive()).collect();
                 let best = if answering.is_empty() { candidates } else { answering };
                 if !best.is_empty() {
                     return Some(best[random(best.len())].clone());
                 }
-                if state.opening() == 0 {
+                if !state.is_opening() {
                     return None;
                 }
             }
@@ -214,7 +258,7 @@ impl Listeners {
         let state = self.state();
         if !wanted.tried.is_empty() {
             Refusal::ListenerLost
-        } else if state.live.iter().any(|listener| !wanted.is_chosen(listener)) {
+        } else if state.live().any(|listener| !wanted.is_chosen(listener)) {
             Refusal::NoEligibleListener
         } else {
             Refusal::NoListener
@@ -223,7 +267,7 @@ impl Listeners {
 
     /// Those that are live now.
     pub(crate) fn live(&self) -> Vec<Arc<Listener>> {
-        self.state().live.clone()
+        self.state().live().cloned().collect()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -237,29 +281,36 @@ impl Place {
         &self.id
     }
 
-    /// The handshake is finished: senders may be sent here.
+    /// The handshake is finished: senders may be sent here, unless the place was taken meanwhile.
     pub(crate) fn register(&mut self, listener: Arc<Listener>) {
         let mut state = self.listeners.state();
-        state.live.push(listener.clone());
+        if let Some(seat) = state.seats.iter_mut().find(|seat| seat.number == self.number) {
+            seat.listener = Some(listener.clone());
+        }
         drop(state);
         self.registered = Some(listener);
         self.listeners.gauge.inc();
         self.listeners.changed.notify_waiters();
+    }
+
+    /// Resolves when somebody else has this place, and where that one is.
+    pub(crate) async fn taken(&mut self) -> IpAddr {
+        match (&mut self.taken).await {
+            Ok(by) => by,
+            Err(_) => std::future::pending().await,
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.listeners.state();
-        if let Some(at) = state.taken.iter().position(|(id, from)| *id == self.id && *from == self.from) {
-            state.taken.swap_remove(at);
-        }
+        state.seats.retain(|seat| seat.number != self.number);
+        drop(state);
         if let Some(listener) = self.registered.take() {
-            state.live.retain(|other| !Arc::ptr_eq(other, &listener));
             listener.gone.cancel();
             self.listeners.gauge.dec();
         }
-        drop(state);
         self.listeners.changed.notify_waiters();
     }
 }
@@ -305,5 +356,70 @@ mod tests {
             assert_ne!(place.id(), wish);
             assert!(is_name(place.id()));
         }
+    }
+    fn listeners(limit: usize) -> Arc<Listeners> {
+        Arc::new(Listeners::new(limit, Gauge::default()))
+    }
+
+    /// Whether somebody else has this place now.
+    fn is_taken(place: &mut Place) -> bool {
+        place.taken.try_recv().is_ok()
+    }
+
+    #[test]
+    fn whoever_fills_all_places_makes_room_for_another_address_up_to_an_even_share() {
+        let listeners = listeners(25);
+        let mut thief: Vec<Place> = (0..25).map(|_| listeners.reserve("", address(1)).unwrap()).collect();
+        assert!(listeners.reserve("", address(1)).is_err(), "of one address, none has more right than the other");
+        let mut real = Vec::new();
+        for count in 1..=12 {
+            real.push(listeners.reserve("", address(2)).unwrap());
+            let taken = thief.iter_mut().position(is_taken).unwrap();
+            assert_eq!(taken, 25 - count, "the newest");
+            thief.pop();
+        }
+        let excess = listeners.reserve("", address(2)).unwrap_err();
+        assert_eq!((excess.value, excess.current), (25, 25), "12 and 13 is as even as it gets");
+        assert!(listeners.reserve("", address(1)).is_err(), "and is not taken back");
+        assert!(!thief.iter_mut().chain(&mut real).any(is_taken));
+    }
+
+    #[test]
+    fn nobody_loses_a_last_place_to_however_many_addresses() {
+        let listeners = listeners(3);
+        let mut real: Vec<Place> = (0..3).map(|_| listeners.reserve("", address(1)).unwrap()).collect();
+        let _thieves = [2, 3].map(|last| listeners.reserve("", address(last)).unwrap());
+        assert!(listeners.reserve("", address(4)).is_err());
+        assert_eq!(real.iter_mut().map(is_taken).collect::<Vec<_>>(), [false, true, true], "the oldest stays");
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_address() {
+        let listeners = listeners(2);
+        let at = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _thief = ["2001:db8::1", "2001:db8::2"].map(|from| listeners.reserve("", at(from)).unwrap());
+        assert!(listeners.reserve("", at("2001:db8::3")).is_err());
+        assert!(listeners.reserve("", at("2001:db8:0:1::3")).is_ok());
+    }
+
+    #[test]
+    fn a_place_that_was_taken_is_not_given_back_by_whoever_had_it() {
+        let listeners = listeners(2);
+        let thief = [1, 1].map(|last| listeners.reserve("", address(last)).unwrap());
+        let _real = listeners.reserve("", address(2)).unwrap();
+        let [first, taken] = thief;
+        drop(taken);
+        assert!(listeners.reserve("", address(3)).is_err());
+        drop(first);
+        assert!(listeners.reserve("", address(3)).is_ok());
+    }
+
+    #[test]
+    fn a_limit_that_was_lowered_is_not_exceeded_any_further_by_taking_turns() {
+        let listeners = listeners(4);
+        let _before: Vec<Place> = (0..4).map(|_| listeners.reserve("", address(1)).unwrap()).collect();
+        listeners.limit(1);
+        let _real = listeners.reserve("", address(2)).unwrap();
+        assert_eq!(listeners.state().seats.len(), 4);
     }
 }

@@ -1,28 +1,36 @@
 //! What the relay tells about its listeners on `/events` and `/statusz`.
 use std::net::SocketAddr;
 
-use tokio_tungstenite::client_async;
+use tokio::net::TcpStream;
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Error, client::IntoClientRequest as _},
+};
 
-use crate::support::{Control, Relay, until};
+use crate::support::{Control, Relay, Socket, until};
 
 /// A listener on `e` from an address of its own; all of 127.0.0.0/8 is this machine.
-async fn listener_from(relay: &Relay, source: &str) -> Control {
+pub(crate) async fn listener_from(relay: &Relay, source: &str) -> Control {
+    Control(listen_from(relay, source).await.unwrap())
+}
+
+/// The same, and perhaps refused.
+pub(crate) async fn listen_from(relay: &Relay, source: &str) -> Result<Socket, Box<Error>> {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::new(source.parse().unwrap(), 0)).unwrap();
-    let stream = socket.connect(relay.address).await.unwrap();
-    listen_on(relay, stream, source).await
+    listen(relay, socket.connect(relay.address).await.unwrap(), source).await
 }
 
 /// A listener on `e` on this connection.
-pub(crate) async fn listen_on(relay: &Relay, stream: tokio::net::TcpStream, id: &str) -> Control {
-    let target = format!("/$hc/e?sb-hc-action=listen&sb-hc-id={id}");
-    let mut request = tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request(format!(
-        "ws://{}{target}",
-        relay.address
-    ))
-    .unwrap();
+pub(crate) async fn listen_on(relay: &Relay, stream: TcpStream, id: &str) -> Control {
+    Control(listen(relay, stream, id).await.unwrap())
+}
+
+async fn listen(relay: &Relay, stream: TcpStream, id: &str) -> Result<Socket, Box<Error>> {
+    let target = format!("ws://{}/$hc/e?sb-hc-action=listen&sb-hc-id={id}", relay.address);
+    let mut request = target.into_client_request().unwrap();
     request.headers_mut().insert("ServiceBusAuthorization", relay.listen_token().parse().unwrap());
-    Control(client_async(request, stream).await.unwrap().0)
+    Ok(client_async(request, stream).await?.0)
 }
 
 #[tokio::test]

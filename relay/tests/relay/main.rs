@@ -14,6 +14,7 @@ mod hostile_floods;
 mod hostile_frames;
 mod hostile_heads;
 mod hostile_json;
+mod hostile_listeners;
 mod hostile_strings;
 mod http;
 mod jwt;
