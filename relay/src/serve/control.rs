@@ -225,9 +225,9 @@ impl Channel {
                     }
                 },
                 Ok(Message::Text(text)) => match message::Message::read(&text) {
-                    // A renewal costs signatures, and every message a wake-up; answers were asked for.
+                    // A renewal costs signatures, and every message a wake-up.
                     Ok(message)
-                        if !matches!(message, message::Message::Response(_))
+                        if !matches!(&message, message::Message::Response(it) if requests.is_asked_for(it))
                             && unasked.spend(Instant::now()).is_err() =>
                     {
                         return self.ending("flood", "listener", 1008, "too many messages that nobody asked for");

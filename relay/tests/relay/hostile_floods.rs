@@ -121,3 +121,16 @@ async fn listeners_that_read_nothing_hold_up_no_sender_of_another() {
     assert_eq!(taken.len(), 60);
     assert_eq!(relay.shown_listener("deaf")["answers"], false);
 }
+
+#[tokio::test]
+async fn a_listener_that_answers_what_nobody_asked_is_ended() {
+    let relay = Relay::new().await;
+    let mut control = relay.listener().await;
+    let stray = r#"{"response":{"requestId":"nobodys","statusCode":200}}"#;
+    // As many as of every other message that nobody asked for, and one more.
+    for _ in 0..=proto::ws::flood::EMPTY_FRAMES_MAX {
+        control.send_text(stray).await;
+    }
+    let close = control.close().await.unwrap();
+    assert_eq!((u16::from(close.code), close.reason.contains("nobody asked for")), (1008, true), "{}", close.reason);
+}

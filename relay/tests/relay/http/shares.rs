@@ -114,3 +114,28 @@ async fn requests_on_kept_connections_keep_to_the_limits_of_their_hybrid_connect
         assert!(reply.one("Retry-After").is_some());
     }
 }
+
+#[tokio::test]
+async fn a_listener_may_answer_all_whose_senders_have_just_left() {
+    let relay = relay_with("", "").await;
+    let mut control = relay.listener().await;
+    // Together more than of messages that nobody asked for.
+    for _ in 0..2 {
+        let (mut asked, mut clients) = (Vec::new(), Vec::new());
+        for _ in 0..90 {
+            let mut client = Client::new(&relay).await;
+            client.head("GET /e", &[]).await;
+            asked.push(request(&mut control.0).await);
+            clients.push(client);
+        }
+        drop(clients);
+        until("all senders have left", || relay.context.status.status()()["relay"]["waiting_senders"] == 0).await;
+        for asked in &asked {
+            respond(&mut control.0, json!({ "requestId": asked.id(), "statusCode": 204 }), None).await;
+        }
+    }
+    let mut client = Client::new(&relay).await;
+    client.head("GET /e", &[]).await;
+    serve_one(&mut control.0, b"still here").await;
+    assert_eq!(client.reply().await.body, b"still here");
+}
