@@ -192,6 +192,23 @@ impl Refusal {
         }
     }
 
+    /// Whether a listener that is told this has shown a token that somebody with a key made.
+    pub(crate) fn is_of_genuine_token(self) -> bool {
+        matches!(
+            self,
+            Self::TokenExpired
+                | Self::TokenAudience
+                | Self::TokenLife
+                | Self::RightMissing
+                | Self::ListenerAddress
+                | Self::EntityUnknown
+                | Self::EntityDisabled
+                | Self::BadHost
+                | Self::TooManyListeners
+                | Self::TooManyConnections
+        )
+    }
+
     /// Stable code.
     pub fn name(self) -> &'static str {
         self.texts().0

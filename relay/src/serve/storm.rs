@@ -6,7 +6,8 @@
 //! report itself as online, and pauses by itself; only where refusals come faster than that, they come late.
 //!
 //! What counts is source address and hybrid connection together. The first refusals are plain, because every SDK shows
-//! those best. A good token ends it at once; ten quiet minutes forget it.
+//! those best. A good token ends it at once; ten quiet minutes forget it. Whose token is genuine, and is refused for
+//! another reason, is told at once: others at its address may be why refusals come late there.
 #[cfg(test)]
 mod tests;
 
@@ -122,6 +123,16 @@ struct Offender {
     delayed: u32,
 }
 
+/// What may become of a refused handshake beside a plain refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slowed {
+    /// It is one of hyco-ws.
+    Parked,
+    Delayed,
+    /// Its token is genuine.
+    Never,
+}
+
 /// What becomes of one refused handshake.
 #[derive(Debug)]
 struct Course {
@@ -157,8 +168,8 @@ impl Offenders {
         }
     }
 
-    /// Another refusal; `parkable` when the client is hyco-ws.
-    fn refuse(&self, address: IpAddr, path: &str, parkable: bool) -> Course {
+    /// Another refusal.
+    fn refuse(&self, address: IpAddr, path: &str, slowed: Slowed) -> Course {
         let now = Instant::now();
         let key = key(address, path);
         let mut table = self.table();
@@ -166,17 +177,17 @@ impl Offenders {
         let has_room = table.held < HELD_MAX;
         let fresh = || Offender { failures: 0, parkings: 0, heat: 0.0, last: now, parked: 0, delayed: 0 };
         let offender = table.offenders.entry(key.clone()).or_insert_with(fresh);
-        let failures = offender.count(now);
+        let failures = offender.count(now, slowed);
         let has_room = has_room && offender.parked + offender.delayed < HELD_OF_ONE;
         // With one parked there is no better answer than to park the next as well, whatever was cleared in between.
-        if parkable && has_room && (failures > PLAIN || offender.parked > 0) {
+        if slowed == Slowed::Parked && has_room && (failures > PLAIN || offender.parked > 0) {
             offender.parked += 1;
             offender.parkings = offender.parkings.saturating_add(1);
             let count = offender.parkings;
             table.held += 1;
             return Course { kind: Kind::Park(parked_for(), self.held(key, true)), count };
         }
-        if let Some(delay) = offender.delay().filter(|_| !parkable && has_room) {
+        if let Some(delay) = offender.delay().filter(|_| slowed == Slowed::Delayed && has_room) {
             offender.delayed += 1;
             table.held += 1;
             return Course { kind: Kind::Delay(delay, self.held(key, false)), count: failures };
@@ -217,13 +228,13 @@ impl Offender {
     }
 
     /// One more; gives how many there were.
-    fn count(&mut self, now: Instant) -> u32 {
+    fn count(&mut self, now: Instant, slowed: Slowed) -> u32 {
         let quiet = now.saturating_duration_since(self.last);
         if quiet >= QUIET {
             self.cool();
         }
         self.last = now;
-        self.heat = (self.heat - quiet.as_secs_f64() * COOLING).max(0.0) + 1.0;
+        self.heat = (self.heat - quiet.as_secs_f64() * COOLING).max(0.0) + f64::from(slowed != Slowed::Never);
         self.failures = self.failures.saturating_add(1);
         self.failures
     }
@@ -280,8 +291,15 @@ pub(crate) async fn refuse(
     };
     let found = relay.namespace().find(asked.target.path()).cloned();
     let entity = found.as_ref().map_or("", |entity| &entity.name);
-    let parkable = is_hyco_ws(asked.request.headers());
-    let course = relay.offenders.refuse(visitor.peer.ip(), asked.target.path(), parkable);
+    // A plain refusal would double a hyco-ws, whatever its token is.
+    let slowed = if is_hyco_ws(asked.request.headers()) {
+        Slowed::Parked
+    } else if refusal.is_of_genuine_token() {
+        Slowed::Never
+    } else {
+        Slowed::Delayed
+    };
+    let course = relay.offenders.refuse(visitor.peer.ip(), asked.target.path(), slowed);
     // What is held from here on is counted as such.
     visitor.proven();
     match course.kind {

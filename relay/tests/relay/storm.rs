@@ -6,13 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::support::{Answer, Relay, config, dial_address, until};
+use crate::support::{Answer, LISTEN_KEY, Relay, config, dial_address, until};
 
 /// A process with hyco-ws in it and a bad token: it comes back twice for each handshake that fails, and once for each
 /// connection that was open.
@@ -111,6 +111,28 @@ async fn other_sdks_are_never_parked() {
         assert_eq!(answer.unwrap().status, 401);
     }
     assert!(began.elapsed() > Duration::from_millis(500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn whose_token_is_genuine_is_refused_at_once_however_many_others_are_late() {
+    let relay = Relay::new().await;
+    let mut refused = tokio::task::JoinSet::new();
+    for _ in 0..30 {
+        refused.spawn(handshake(relay.address, "AAAAAAAAAAAAAAAAAAAAAA==", ""));
+    }
+    let has_told = |count: u64| relay.events("listener_refused").iter().any(|event| event["count"] == count);
+    until("refusals are late", || has_told(10)).await;
+    let expired = relay.token_until("listen", LISTEN_KEY, "e", SystemTime::UNIX_EPOCH + Duration::from_secs(1));
+    let lacking = relay.send_token();
+    let began = tokio::time::Instant::now();
+    for (token, status) in [(&expired, 401), (&lacking, 403)] {
+        for _ in 0..20 {
+            let answer = relay.raw("/$hc/e?sb-hc-action=listen", &[("ServiceBusAuthorization", token)]).await;
+            assert_eq!(answer.status, status);
+        }
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    refused.abort_all();
 }
 
 #[tokio::test]

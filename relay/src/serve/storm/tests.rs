@@ -28,7 +28,7 @@ fn storm(offenders: Offenders, attempts: Rc<Cell<u32>>) -> Pin<Box<dyn Future<Ou
     Box::pin(async move {
         loop {
             attempts.set(attempts.get() + 1);
-            let course = offenders.refuse(source(1), ENTITY, true);
+            let course = offenders.refuse(source(1), ENTITY, Slowed::Parked);
             match course.kind {
                 Kind::Plain => drop(tokio::task::spawn_local(storm(offenders.clone(), attempts.clone()))),
                 Kind::Delay(..) => panic!("a delayed refusal doubles it"),
@@ -87,7 +87,7 @@ async fn sdks_that_pause_by_themselves_are_always_told_at_once() {
     // Five listeners of one site on the ladder of .NET and Java.
     for pause in [0, 1, 2, 5, 10, 30, 30, 30, 30] {
         for _ in 0..5 {
-            assert!(is_plain(&offenders.refuse(source(1), ENTITY, false)), "after {pause} s");
+            assert!(is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Delayed)), "after {pause} s");
         }
         tokio::time::advance(Duration::from_secs(pause.max(5))).await;
     }
@@ -97,16 +97,30 @@ async fn sdks_that_pause_by_themselves_are_always_told_at_once() {
 async fn a_client_without_pauses_gets_its_refusals_ever_later() {
     let offenders = Offenders::default();
     for _ in 0..10 {
-        assert!(is_plain(&offenders.refuse(source(1), ENTITY, false)));
+        assert!(is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Delayed)));
     }
-    let held: Vec<Course> = (0..7).map(|_| offenders.refuse(source(1), ENTITY, false)).collect();
+    let held: Vec<Course> = (0..7).map(|_| offenders.refuse(source(1), ENTITY, Slowed::Delayed)).collect();
     let delays: Vec<u64> = held.iter().map(|course| delay(course).as_secs()).collect();
     assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
     // Another hybrid connection, another source: nobody else is touched.
-    assert!(is_plain(&offenders.refuse(source(1), "other", false)));
-    assert!(is_plain(&offenders.refuse(source(2), ENTITY, false)));
+    assert!(is_plain(&offenders.refuse(source(1), "other", Slowed::Delayed)));
+    assert!(is_plain(&offenders.refuse(source(2), ENTITY, Slowed::Delayed)));
     offenders.clear(source(1), ENTITY);
-    assert!(is_plain(&offenders.refuse(source(1), ENTITY, false)), "a good token ends it");
+    assert!(is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Delayed)), "a good token ends it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_token_is_genuine_is_told_at_once_whatever_others_at_its_address_do() {
+    let offenders = Offenders::default();
+    let refuse = |slowed| offenders.refuse(source(1), ENTITY, slowed);
+    let held: Vec<Course> = (0..50).map(|_| refuse(Slowed::Delayed)).collect();
+    assert!(!is_plain(&held[49]));
+    (0..50).for_each(|_| assert!(is_plain(&refuse(Slowed::Never))));
+    drop(held);
+    // Nor do its own refusals make others late.
+    offenders.clear(source(1), ENTITY);
+    (0..50).for_each(|_| assert!(is_plain(&refuse(Slowed::Never))));
+    assert!(is_plain(&refuse(Slowed::Delayed)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +128,7 @@ async fn a_client_that_waits_for_each_refusal_is_slowed_to_one_in_a_second() {
     let (offenders, began) = (Offenders::default(), Instant::now());
     let mut refusals = 0;
     while began.elapsed() < Duration::from_secs(600) {
-        let course = offenders.refuse(source(1), ENTITY, false);
+        let course = offenders.refuse(source(1), ENTITY, Slowed::Delayed);
         sleep(delay(&course)).await;
         refusals += 1;
     }
@@ -124,11 +138,11 @@ async fn a_client_that_waits_for_each_refusal_is_slowed_to_one_in_a_second() {
 #[tokio::test(start_paused = true)]
 async fn ten_quiet_minutes_forget() {
     let offenders = Offenders::default();
-    (0..PLAIN).for_each(|_| assert!(is_plain(&offenders.refuse(source(1), ENTITY, true))));
+    (0..PLAIN).for_each(|_| assert!(is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Parked))));
     tokio::time::advance(QUIET - Duration::from_millis(1)).await;
-    assert!(!is_plain(&offenders.refuse(source(1), ENTITY, true)));
+    assert!(!is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Parked)));
     tokio::time::advance(QUIET).await;
-    assert!(is_plain(&offenders.refuse(source(1), ENTITY, true)));
+    assert!(is_plain(&offenders.refuse(source(1), ENTITY, Slowed::Parked)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,19 +151,19 @@ async fn what_is_held_is_bounded_for_one_offender_and_for_all() {
     let mut held = Vec::new();
     for number in 1.. {
         let courses: Vec<Course> =
-            (0..PLAIN + HELD_OF_ONE).map(|_| offenders.refuse(source(number), ENTITY, true)).collect();
+            (0..PLAIN + HELD_OF_ONE).map(|_| offenders.refuse(source(number), ENTITY, Slowed::Parked)).collect();
         held.extend(courses.into_iter().filter(|course| !is_plain(course)));
-        assert!(is_plain(&offenders.refuse(source(number), ENTITY, true)), "{number}");
+        assert!(is_plain(&offenders.refuse(source(number), ENTITY, Slowed::Parked)), "{number}");
         if number * HELD_OF_ONE >= HELD_MAX {
             break;
         }
     }
     assert_eq!(held.len(), HELD_MAX as usize);
     for _ in 0..=PLAIN {
-        assert!(is_plain(&offenders.refuse(source(99), ENTITY, true)));
+        assert!(is_plain(&offenders.refuse(source(99), ENTITY, Slowed::Parked)));
     }
     held.pop();
-    assert!(!is_plain(&offenders.refuse(source(99), ENTITY, true)), "room comes back");
+    assert!(!is_plain(&offenders.refuse(source(99), ENTITY, Slowed::Parked)), "room comes back");
     drop(held);
     assert_eq!(offenders.table().held, 0);
 }
@@ -160,12 +174,12 @@ async fn the_table_is_bounded_and_keeps_who_storms() {
     for number in 0..10 * u32::try_from(OFFENDERS_MAX).unwrap() {
         if number % 100 == 0 {
             tokio::time::advance(Duration::from_millis(1)).await;
-            offenders.refuse(source(u32::MAX), ENTITY, true);
+            offenders.refuse(source(u32::MAX), ENTITY, Slowed::Parked);
         }
-        offenders.refuse(source(number), ENTITY, true);
+        offenders.refuse(source(number), ENTITY, Slowed::Parked);
         assert!(offenders.table().offenders.len() <= OFFENDERS_MAX);
     }
-    assert!(!is_plain(&offenders.refuse(source(u32::MAX), ENTITY, true)));
+    assert!(!is_plain(&offenders.refuse(source(u32::MAX), ENTITY, Slowed::Parked)));
 }
 
 #[test]
@@ -184,11 +198,11 @@ fn only_hyco_ws_is_taken_for_hyco_ws() {
 async fn every_spelling_of_a_path_counts_as_one_and_every_other_path_alone() {
     let offenders = Offenders::default();
     for spelling in ["a/b", "A//B", "/a/%62/", "a%2fb"] {
-        offenders.refuse(source(1), spelling, true);
+        offenders.refuse(source(1), spelling, Slowed::Parked);
     }
-    assert!(matches!(offenders.refuse(source(1), "a/b", true).kind, Kind::Park(..)));
+    assert!(matches!(offenders.refuse(source(1), "a/b", Slowed::Parked).kind, Kind::Park(..)));
     // Whether a hybrid connection `a` exists makes no difference to any of these.
     for other in ["a", "a/c", "b"] {
-        assert!(is_plain(&offenders.refuse(source(1), other, true)), "{other}");
+        assert!(is_plain(&offenders.refuse(source(1), other, Slowed::Parked)), "{other}");
     }
 }
