@@ -67,8 +67,10 @@ type NextPiece = Pin<Box<dyn Future<Output = (Bytes, Option<Place>)> + Send>>;
 struct Place {
     events: Events,
     newest: watch::Receiver<u64>,
-    /// The event that comes next.
+    /// Events before this one were told, or are forgotten.
     next: u64,
+    /// What was forgotten before this one was no loss.
+    owed_from: u64,
     /// Said before anything else.
     before: String,
     patience: Patience,
@@ -80,16 +82,26 @@ impl Events {
     pub(in crate::admin) fn follow(&self, seen: Option<u64>, patience: &Patience) -> Option<Follower> {
         let permit = self.places.clone().try_acquire_owned().ok()?;
         let newest = self.newest.subscribe();
-        let (oldest, end) = {
+        let (whole_from, end) = {
             let history = self.history();
-            (history.kept.front().map_or(history.next, |event| event.id), history.next)
+            (history.whole_from, history.next)
         };
-        let (next, before) = match seen {
-            None => (oldest, String::new()),
-            Some(seen) if (oldest..=end).contains(&(seen.saturating_add(1))) => (seen + 1, String::new()),
-            Some(_) => (oldest, marker("missed", "the history does not reach back to Last-Event-ID")),
+        let missed = || marker("missed", "the history does not reach back to Last-Event-ID");
+        // Who resumes is owed everything since; anybody else what happens from now on, and of what was before, what is left.
+        let (next, owed_from, before) = match seen {
+            Some(seen) if (whole_from..=end).contains(&(seen.saturating_add(1))) => (seen + 1, seen + 1, String::new()),
+            Some(_) => (0, end, missed()),
+            None => (0, end, String::new()),
         };
-        let place = Place { events: self.clone(), newest, next, before, patience: patience.clone(), _permit: permit };
+        let place = Place {
+            events: self.clone(),
+            newest,
+            next,
+            owed_from,
+            before,
+            patience: patience.clone(),
+            _permit: permit,
+        };
         Some(Follower { next: Some(Box::pin(place.piece())) })
     }
 }
@@ -128,8 +140,10 @@ impl Place {
     /// The next events; none when they were forgotten before they could be told.
     fn due(&self) -> Option<Vec<Arc<Event>>> {
         let history = self.events.history();
-        let oldest = history.kept.front().map_or(history.next, |event| event.id);
-        let skip = usize::try_from(self.next.checked_sub(oldest)?).ok()?;
+        if history.whole_from > self.next.max(self.owed_from) {
+            return None;
+        }
+        let skip = history.kept.partition_point(|event| event.id < self.next);
         Some(history.kept.iter().skip(skip).take(PIECE).cloned().collect())
     }
 }

@@ -161,3 +161,73 @@ fn what_is_kept_is_bounded() {
     assert_eq!((kept.len(), &kept[0].fields["number"]), (HISTORY, &10.into()));
     assert!(kept.windows(2).all(|pair| pair[0].id + 1 == pair[1].id));
 }
+
+/// What is kept of one kind about one entity.
+fn kept(events: &Events, kind: &str, entity: &str) -> Vec<Arc<Event>> {
+    let mut kept = events.recent();
+    kept.retain(|event| event.kind == kind && event.fields["entity"] == entity);
+    kept
+}
+
+#[test]
+fn whoever_comes_and_goes_again_and_again_washes_out_nothing_but_its_own() {
+    let events = Events::new();
+    let tell = |kind, entity: &str| events.emit(kind, [("entity", entity.into())]);
+    (0..3).for_each(|_| tell("listener_new_address", "quiet"));
+    tell("config_refused", "");
+    for _ in 0..10 * HISTORY {
+        tell("listener_connected", "loud");
+        tell("listener_disconnected", "loud");
+    }
+    (0..3).for_each(|_| tell("listener_connected", "quiet"));
+    assert_eq!(events.recent().len(), HISTORY);
+    for (kind, entity, count) in
+        [("listener_new_address", "quiet", 3), ("config_refused", "", 1), ("listener_connected", "quiet", 3)]
+    {
+        let kept = kept(&events, kind, entity);
+        assert_eq!(kept.len(), count, "{kind} {entity}");
+        assert!(kept.iter().all(|event| !event.fields.contains_key("forgotten")));
+    }
+    let last = kept(&events, "listener_connected", "loud").pop().unwrap();
+    assert_eq!(last.fields["forgotten"], 10 * HISTORY - (HISTORY - 4) / 2, "of this kind, before this one");
+}
+
+#[test]
+fn as_many_of_each_are_kept_where_all_are_many() {
+    let events = Events::new();
+    for entity in ["a", "b", "c", "d"] {
+        (0..HISTORY).for_each(|_| events.emit("counted", [("entity", entity.into())]));
+    }
+    for entity in ["a", "b", "c", "d"] {
+        assert_eq!(kept(&events, "counted", entity).len(), HISTORY / 4, "{entity}");
+    }
+    // And where each is the only one, the oldest goes.
+    let events = Events::new();
+    (0..=HISTORY).for_each(|number| events.emit("counted", [("entity", number.to_string().into())]));
+    let kept = events.recent();
+    assert_eq!((kept.len(), &kept[0].fields["entity"]), (HISTORY, &"1".into()));
+    assert_eq!(events.history().counts.len(), HISTORY);
+}
+
+#[tokio::test]
+async fn who_comes_new_gets_what_is_left_and_who_resumes_is_told_of_what_is_not() {
+    let events = Events::new();
+    let tell =
+        |entity: &str, number: usize| events.emit("counted", [("entity", entity.into()), ("number", number.into())]);
+    (0..100).for_each(|number| tell("quiet", number));
+    (100..100 + 2 * HISTORY).for_each(|number| tell("loud", number));
+    let quiet = events.recent()[99].id;
+    let mut follower = follow(&events, None);
+    let mut all = Vec::new();
+    while all.len() < HISTORY {
+        // More of it goes while the follower is on its way.
+        tell("loud", 100 + 2 * HISTORY + all.len());
+        all.extend(numbers(&piece(&mut follower).await.unwrap()));
+    }
+    assert!(all.is_sorted() && (0..100).all(|number| all.contains(&number)));
+    let first = piece(&mut follow(&events, Some(quiet))).await.unwrap();
+    assert!(first.starts_with("event: missed\n"), "{first}");
+    let newest = events.recent()[HISTORY - 1].id;
+    tell("loud", 9999);
+    assert_eq!(numbers(&piece(&mut follow(&events, Some(newest))).await.unwrap()), [9999]);
+}
