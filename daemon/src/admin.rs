@@ -1,5 +1,5 @@
-//! The admin port: `/livez`, `/readyz` with named guards, `/statusz`, `/metrics`, `/events`. Read-only; `Host` is checked;
-//! health may bind any address, the rest answers only on loopback (SD-16).
+//! The admin port: `/livez`, `/readyz` with named guards, `/statusz`, `/metrics`, `/events`. Read-only; `Host` is checked,
+//! and web pages of others are turned away; health may bind any address, the rest answers only on loopback (SD-16).
 //!
 //! It must stay usable when everything else is in trouble and harmless when somebody pokes at it: no request body is
 //! read, one request per connection, a deadline for the whole of it, a bounded number at a time. Followers of `/events`

@@ -11,6 +11,7 @@ use http_body_util::{Either, Full};
 use super::{
     Readiness, Status,
     events::{Events, FOLLOWERS_MAX, Follower, Patience},
+    readiness::Waiting,
 };
 use crate::{
     metrics::{self, Metrics},
@@ -20,6 +21,9 @@ use crate::{
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 const EVENTS: &str = "text/event-stream";
+
+/// By this browsers say where a request comes from: `none` is a person who types.
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
 
 /// Names the last event that a follower has seen.
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -64,6 +68,9 @@ impl View {
         if let Err(why) = host_is_ours(request) {
             return text(StatusCode::MISDIRECTED_REQUEST, why);
         }
+        if is_of_a_web_page(request) {
+            return text(StatusCode::FORBIDDEN, "not for web pages of others\n");
+        }
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "ok\n"),
             "/readyz" => match request.uri().query().map(|query| query.split_once('=').ok_or(query)) {
@@ -98,11 +105,20 @@ impl View {
     }
 
     fn ready_one(&self, kind: &str, name: &str) -> Answer {
-        match self.readiness.ask(kind, name) {
+        match self.readiness.ask(kind, name).map(|asked| asked.map_err(|why| self.shown(why))) {
             _ if self.shutdown.is_draining() => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n- draining\n"),
             Some(Ok(())) => text(StatusCode::OK, "ready\n"),
             Some(Err(why)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready\n- {why}\n")),
             None => text(StatusCode::NOT_FOUND, "there is none of this kind and name\n"),
+        }
+    }
+
+    /// What a check says, which may quote a peer. Anybody may ask at an address that is not loopback.
+    fn shown(&self, why: String) -> String {
+        if is_loopback(self.address.ip()) {
+            why
+        } else {
+            "not ready; why, /readyz and /statusz say on loopback".to_owned()
         }
     }
 
@@ -117,7 +133,8 @@ impl View {
         for item in &standing {
             // Writing to a String does not fail.
             let _ = match (&item.waiting, item.took) {
-                (Some(why), _) => writeln!(body, "- {}: {why}", item.name),
+                (Some(Waiting::Guard(why)), _) => writeln!(body, "- {}: {why}", item.name),
+                (Some(Waiting::Check(why)), _) => writeln!(body, "- {}: {}", item.name, self.shown(why.clone())),
                 (None, _) if !verbose => Ok(()),
                 (None, Some(took)) => writeln!(body, "+ {}: after {} ms", item.name, took.as_millis()),
                 (None, None) => writeln!(body, "+ {}", item.name),
@@ -150,6 +167,14 @@ fn host_is_ours<B>(request: &Request<B>) -> Result<(), &'static str> {
     } else {
         Err(REFUSED)
     }
+}
+
+/// A web page cannot read what it is answered, but its requests take places, and followers stay. Browsers say where a
+/// request comes from: of another site, of another port of this host, or of a script that may be anybody's.
+fn is_of_a_web_page<B>(request: &Request<B>) -> bool {
+    let mut sites = request.headers().get_all(SEC_FETCH_SITE).iter();
+    request.headers().contains_key(header::ORIGIN)
+        || sites.any(|site| !matches!(site.as_bytes(), b"none" | b"same-origin"))
 }
 
 fn is_local_name(host: &str) -> bool {

@@ -30,9 +30,18 @@ pub(super) struct Standing {
     /// Its name.
     pub(super) name: &'static str,
     /// Why it is not ready; `None` when it is.
-    pub(super) waiting: Option<String>,
+    pub(super) waiting: Option<Waiting>,
     /// How long it took to become ready; unknown for checks.
     pub(super) took: Option<Duration>,
+}
+
+/// What an item says about itself while it is not ready.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waiting {
+    /// In our own words.
+    Guard(String),
+    /// As the check says, which may quote a peer.
+    Check(String),
 }
 
 struct Item {
@@ -64,8 +73,8 @@ impl Readiness {
         Guard { readiness: self.clone(), index: items.len() - 1 }
     }
 
-    /// Adds a check that is asked at each probe, for what can be lost again; the error says what is missing. It must
-    /// answer at once, from memory.
+    /// Adds a check that is asked at each probe, for what can be lost again; the error says what is missing, and is shown
+    /// on loopback alone. It must answer at once, from memory.
     pub fn check(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
         self.items().push(Item { name, since: Instant::now(), state: State::Check(Box::new(check)) });
     }
@@ -128,10 +137,10 @@ impl Drop for Guard {
 impl Item {
     fn standing(&self) -> Standing {
         let (waiting, took) = match &self.state {
-            State::Waiting => (Some(format!("waiting for {} s", self.since.elapsed().as_secs())), None),
+            State::Waiting => (Some(Waiting::Guard(format!("waiting for {} s", self.since.elapsed().as_secs()))), None),
             State::Released(took) => (None, Some(*took)),
-            State::Abandoned => (Some("ended before it was ready".to_owned()), None),
-            State::Check(check) => (check().err(), None),
+            State::Abandoned => (Some(Waiting::Guard("ended before it was ready".to_owned())), None),
+            State::Check(check) => (check().err().map(Waiting::Check), None),
         };
         Standing { name: self.name, waiting, took }
     }
@@ -169,7 +178,8 @@ mod tests {
         let readiness = Readiness::default();
         drop(readiness.guard("policy"));
         assert!(!readiness.is_ready());
-        assert_eq!(readiness.standing()[0].waiting.as_deref(), Some("ended before it was ready"));
+        let ended = Waiting::Guard("ended before it was ready".to_owned());
+        assert_eq!(readiness.standing()[0].waiting, Some(ended));
     }
 
     #[test]

@@ -113,6 +113,44 @@ async fn other_addresses_serve_health_alone() {
 }
 
 #[tokio::test]
+async fn other_addresses_say_what_is_not_ready_and_not_what_a_check_says_about_it() {
+    for (address, is_told) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {
+        let served = serve_on(address).await;
+        let _guard = served.readiness.guard("policy");
+        served.readiness.check("control channel", || Err("the relay says: <words of a peer>".to_owned()));
+        served.readiness.one_of("cluster", |_| Some(Err("<words of a peer>".to_owned())));
+        for target in ["/readyz", "/readyz?verbose", "/readyz?cluster=factory-a"] {
+            let answer = served.get(target).await;
+            assert_eq!(status_of(&answer), "503");
+            assert_eq!(answer.contains("<words of a peer>"), is_told, "{target} on {address}: {answer}");
+        }
+        let answer = served.get("/readyz").await;
+        assert!(answer.contains("- policy: waiting for 0 s\n- control channel: "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_web_page_of_another_site_is_answered_nothing() {
+    let served = serve_on("127.0.0.1:0").await;
+    for target in ["/events", "/statusz", "/metrics", "/readyz", "/livez"] {
+        for field in [
+            "Origin: https://evil.example",
+            "Origin: null",
+            "Sec-Fetch-Site: cross-site",
+            "Sec-Fetch-Site: same-site",
+            "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site",
+        ] {
+            let answer = served.raw(&format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n")).await;
+            assert_eq!(status_of(&answer), "403", "{target} {field}");
+        }
+    }
+    for field in ["Sec-Fetch-Site: none", "Sec-Fetch-Site: same-origin"] {
+        let answer = served.raw(&format!("GET /statusz HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n")).await;
+        assert_eq!(status_of(&answer), "200", "{field}");
+    }
+}
+
+#[tokio::test]
 async fn a_foreign_host_is_refused() {
     let served = serve_on("127.0.0.1:0").await;
     for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:80", "a@localhost@b", ""] {
