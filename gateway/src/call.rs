@@ -298,9 +298,9 @@ fn target(call: &Call) -> Result<(Target, Uri), CallError> {
 async fn open(cluster: &Cluster, name: &str) -> Result<Opened, CallError> {
     let mut ways = Vec::new();
     for way in &*cluster.ways {
-        match cluster.opener.open(way).await {
+        match way.open().await {
             Ok(opened) => return Ok(opened),
-            Err(error) => ways.push((format!("{} {way}", way.kind()), error)),
+            Err(error) => ways.push((format!("{} {}", way.kind, way.address), error)),
         }
     }
     Err(CallError::NoWay { cluster: name.to_owned(), ways })

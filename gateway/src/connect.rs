@@ -28,6 +28,7 @@ use identity::{
 };
 use relay::{dial::Dialer, sender::Sender};
 use rustls::RootCertStore;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use self::config::Config;
@@ -40,11 +41,12 @@ use self::{
     place::{Place, PlaceError},
     tunnels::{
         Tunnels,
-        keep::{Care, any_way, keep},
+        keep::{Care, keep},
     },
     way::{
         Opener, Relayed, Way,
         avoided::Avoided,
+        candidate::{Candidate, Ways},
         proof::{Proof, ProofError},
     },
 };
@@ -227,8 +229,8 @@ impl State {
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) tunnels: Tunnels,
-    pub(crate) opener: Arc<Opener>,
-    pub(crate) ways: Arc<[Way]>,
+    pub(crate) ways: Ways,
+    actor: Actor,
     wanted: usize,
 }
 
@@ -249,20 +251,22 @@ impl Cluster {
             .map_err(|source| StartError::Token { cluster: name.to_owned(), source })?;
         let cache = Cache::new(source, Arc::clone(&context.clock), context.shutdown.clone());
         let audience = config.token.audience.clone().unwrap_or_else(|| format!("causeway://{name}"));
-        let ways = config.ways.iter().map(|way| open_way(way, name, base, context)).collect::<Result<_, _>>()?;
+        let actor = Actor::new(cache, audience);
         let metrics = metrics.cluster(&cluster);
-        let opener = Opener {
+        let opener = Arc::new(Opener {
             cluster: Arc::clone(&cluster),
             trust,
             roots: roots.clone(),
             sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
-            actor: Actor::new(cache, audience),
+            actor: actor.clone(),
             clock: Arc::clone(&context.clock),
             mismatches: metrics.mismatches.clone(),
             events: context.events.clone(),
-        };
+        });
+        let candidate = |way| Ok(Arc::new(Candidate::new(Arc::clone(&opener), open_way(way, name, base, context)?)));
+        let ways = config.ways.iter().map(candidate).collect::<Result<_, _>>()?;
         let tunnels = Tunnels::new(Arc::clone(&cluster), config.tunnels, metrics);
-        Ok(Self { tunnels, opener: Arc::new(opener), ways, wanted: config.tunnels })
+        Ok(Self { tunnels, ways, actor, wanted: config.tunnels })
     }
 
     /// One cluster of a configuration, without holding tunnels to it.
@@ -275,18 +279,17 @@ impl Cluster {
     }
 
     fn keep(self, context: &Context, stop: &CancellationToken) {
-        let Self { tunnels, opener, ways, wanted } = self;
+        let Self { tunnels, ways, actor, wanted } = self;
+        let (_, ways) = watch::channel(ways);
         for _ in 0..wanted {
             let care = Care {
                 tunnels: tunnels.clone(),
-                actor: opener.actor.clone(),
+                actor: actor.clone(),
                 clock: Arc::clone(&context.clock),
                 shutdown: context.shutdown.clone(),
                 stop: stop.clone(),
             };
-            let (tunnels, opener, ways) = (tunnels.clone(), Arc::clone(&opener), Arc::clone(&ways));
-            let open = move || any_way(Arc::clone(&opener), Arc::clone(&ways), tunnels.clone());
-            context.shutdown.spawn(keep(care, open));
+            context.shutdown.spawn(keep(care, ways.clone()));
         }
     }
 }

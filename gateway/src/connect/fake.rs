@@ -100,7 +100,13 @@ impl Bench {
         let opened = gateway.open().await;
         let before = self.tunnels.up();
         let (retired, _told) = tokio::sync::oneshot::channel();
-        let life = super::tunnels::life::live(self.care(), opened, retired, CancellationToken::new());
+        let life = super::tunnels::life::live(
+            self.care(),
+            opened,
+            retired,
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
         self.context.shutdown.spawn(life);
         until("the tunnel is in the pool", || self.tunnels.up() > before).await;
     }

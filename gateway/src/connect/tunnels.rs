@@ -1,5 +1,6 @@
 //! The tunnels held to one cluster, and the choice among them: least loaded first, waiting a bounded time while none is
 //! up, and trying another one when a stream certainly did not leave its tunnel.
+mod choose;
 pub(crate) mod keep;
 pub(crate) mod life;
 mod notice;

@@ -4,6 +4,7 @@
 //! No token, metadata or stream leaves before the proof: in the outer TLS session if that shows the cluster's own
 //! certificate, else in an inner TLS 1.3 session inside the WebSocket.
 pub(crate) mod avoided;
+pub(crate) mod candidate;
 mod dial;
 pub mod error;
 pub(crate) mod proof;

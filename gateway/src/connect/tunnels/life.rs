@@ -46,6 +46,8 @@ pub(crate) enum Retired {
     Age,
     /// The connector itself goes away.
     Stopped,
+    /// Another tunnel has taken its place, on a better way.
+    Replaced,
     /// The connection is gone.
     Lost,
 }
@@ -57,6 +59,7 @@ impl Retired {
             Self::RelayDrains => "relay_drains",
             Self::Age => "age",
             Self::Stopped => "stopped",
+            Self::Replaced => "replaced",
             Self::Lost => "lost",
         }
     }
@@ -76,8 +79,14 @@ pub(crate) struct Care {
 /// Takes a tunnel into the pool and looks after it until it ends. Its retirement is told at once; the future itself
 /// ends when the last stream has.
 ///
-/// `cut` ends it even though streams are in flight.
-pub(crate) async fn live(care: Care, opened: Opened, retired: oneshot::Sender<Retired>, cut: CancellationToken) {
+/// `retire` takes it out of the pool; `cut` ends it even though streams are in flight.
+pub(crate) async fn live(
+    care: Care,
+    opened: Opened,
+    retired: oneshot::Sender<Retired>,
+    retire: CancellationToken,
+    cut: CancellationToken,
+) {
     let tunnel = care.tunnels.add(&opened);
     let Opened { driver, notices, state, .. } = opened;
     drop(opened.client);
@@ -86,6 +95,7 @@ pub(crate) async fn live(care: Care, opened: Opened, retired: oneshot::Sender<Re
         biased;
         () = care.shutdown.forced() => Retired::Stopped,
         () = care.stop.cancelled() => Retired::Stopped,
+        () = retire.cancelled() => Retired::Replaced,
         why = serve(&care, &tunnel, state, notices, &mut driver) => why,
     };
     care.tunnels.remove(tunnel.id);

@@ -4,7 +4,11 @@ use std::sync::{Mutex as StdMutex, atomic::Ordering};
 use super::{keep::keep, *};
 use crate::connect::{
     fake::{ACTOR_LIFE, Bench, Gateway, fail, opening, soon, tcp_open, until},
-    way::error::{Cause, Stage},
+    way::{
+        Opened,
+        candidate::{Candidate, Opening, Ways},
+        error::{Cause, Stage},
+    },
 };
 
 #[tokio::test(start_paused = true)]
@@ -87,19 +91,187 @@ fn only_what_certainly_went_nowhere_is_repeated() {
     }
 }
 
+/// When a way was taken.
+type Dials = Arc<StdMutex<Vec<tokio::time::Instant>>>;
+
+/// A way that leads to a gateway, or does not, as a test wants it.
+#[derive(Clone)]
+struct Road {
+    gateway: Gateway,
+    dials: Dials,
+    state: Arc<StdMutex<State>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Leads,
+    Refuses,
+    /// Nobody answers.
+    Silent,
+}
+
+impl Road {
+    fn new(gateway: &Gateway, state: State) -> Self {
+        Self { gateway: gateway.clone(), dials: Dials::default(), state: Arc::new(StdMutex::new(state)) }
+    }
+
+    fn is(&self, state: State) {
+        *self.state.lock().unwrap() = state;
+    }
+
+    fn dials(&self) -> usize {
+        self.dials.lock().unwrap().len()
+    }
+
+    fn candidate(&self, bench: &Bench, kind: &'static str) -> Arc<Candidate> {
+        let road = self.clone();
+        let open = move || -> Opening {
+            let road = road.clone();
+            Box::pin(async move {
+                road.dials.lock().unwrap().push(tokio::time::Instant::now());
+                let state = *road.state.lock().unwrap();
+                match state {
+                    State::Leads => Ok(Opened { way: kind, address: kind.to_owned(), ..road.gateway.open().await }),
+                    State::Refuses => Err(WayError::new(Stage::Tcp, WayCode::Refused, Cause::Said("refused"))),
+                    State::Silent => std::future::pending().await,
+                }
+            })
+        };
+        Arc::new(Candidate::with(kind, kind.to_owned(), bench.care().actor, open))
+    }
+}
+
+/// Keeps one place filled by these ways.
+fn keeping(bench: &Bench, ways: Vec<Arc<Candidate>>) -> tokio::sync::watch::Sender<Ways> {
+    let (publish, ways) = tokio::sync::watch::channel(Ways::from(ways));
+    bench.context.shutdown.spawn(keep(bench.care(), ways));
+    publish
+}
+
 /// Keeps one place filled from `gateway`, noting when it dials.
-fn kept(bench: &Bench, gateway: &Gateway) -> Arc<StdMutex<Vec<tokio::time::Instant>>> {
-    let dials = Arc::<StdMutex<Vec<_>>>::default();
-    let (gateway, noted) = (gateway.clone(), Arc::clone(&dials));
-    let open = move || {
-        let (gateway, noted) = (gateway.clone(), Arc::clone(&noted));
-        async move {
-            noted.lock().unwrap().push(tokio::time::Instant::now());
-            Ok(gateway.open().await)
+fn kept(bench: &Bench, gateway: &Gateway) -> Dials {
+    let road = Road::new(gateway, State::Leads);
+    keeping(bench, vec![road.candidate(bench, "direct")]);
+    road.dials
+}
+
+/// The ways of the tunnels in the pool.
+fn on(bench: &Bench) -> Vec<&'static str> {
+    bench.tunnels.live().iter().map(|tunnel| tunnel.way).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_way_is_tried_at_once_when_one_fails() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let (direct, relay) = (Road::new(&gateway, State::Refuses), Road::new(&gateway, State::Leads));
+    let began = tokio::time::Instant::now();
+    keeping(&bench, vec![direct.candidate(&bench, "direct"), relay.candidate(&bench, "relay")]);
+    until("it is up", || on(&bench) == ["relay"]).await;
+    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    assert!(bench.tunnels.explain_absence().contains("C201"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_way_holds_up_the_next_one_for_a_moment_only() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let silent = [Road::new(&gateway, State::Silent), Road::new(&gateway, State::Silent)];
+    let relay = Road::new(&gateway, State::Leads);
+    let ways = [&silent[0], &silent[1], &relay].map(|road| road.candidate(&bench, "any")).to_vec();
+    let began = tokio::time::Instant::now();
+    keeping(&bench, ways);
+    // Whoever waits for a tunnel meanwhile gets this one.
+    bench.tunnels.open(tcp_open).await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 2 * choose::HEAD_START.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn fail_over_goes_from_relay_to_relay_and_comes_back_without_a_gap() {
+    let bench = Bench::new();
+    let (gateway, mut calls) = Gateway::new(&bench.context);
+    let roads = ["direct", "relay-1", "relay-2"].map(|_| Road::new(&gateway, State::Refuses));
+    let names = ["direct", "relay-1", "relay-2"];
+    let ways = roads.iter().zip(names).map(|(road, name)| road.candidate(&bench, name)).collect();
+    roads[2].is(State::Leads);
+    keeping(&bench, ways);
+    until("the last way is taken", || on(&bench) == ["relay-2"]).await;
+    let mut kept = bench.tunnels.open(tcp_open).await.unwrap();
+    let mut serving = soon("the call arrives", calls.recv()).await.unwrap();
+    opening(&mut serving).await;
+
+    roads[0].is(State::Leads);
+    let was_down = Arc::new(AtomicUsize::new(0));
+    let watching = async {
+        while on(&bench) != ["direct"] {
+            if bench.tunnels.up() == 0 {
+                was_down.fetch_add(1, Ordering::Relaxed);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    bench.context.shutdown.spawn(keep(bench.care(), open));
-    dials
+    let back = tokio::time::timeout(Duration::from_secs(91), watching).await;
+    assert!(back.is_ok(), "still on {:?}", on(&bench));
+    assert_eq!(was_down.load(Ordering::Relaxed), 0);
+    serving.sender.message(crate::connect::fake::connected()).await.unwrap();
+    assert!(soon("the old stream goes on", kept.receiver.next()).await.unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_better_way_that_stays_away_is_tried_less_and_less_often() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let (direct, relay) = (Road::new(&gateway, State::Refuses), Road::new(&gateway, State::Leads));
+    keeping(&bench, vec![direct.candidate(&bench, "direct"), relay.candidate(&bench, "relay")]);
+    until("it is up", || on(&bench) == ["relay"]).await;
+    tokio::time::sleep(Duration::from_secs(50 * 60)).await;
+    // Half of each interval on average, and never sooner than half a minute after the last try.
+    assert!((3..30).contains(&direct.dials()), "{} tries", direct.dials());
+    assert!(direct.dials.lock().unwrap().windows(2).all(|pair| pair[1] - pair[0] >= Duration::from_secs(30)));
+    // The worse way was never given up for it.
+    assert_eq!(relay.dials(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_out_of_the_configuration_is_left_for_another_and_one_that_stays_is_kept() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let roads = ["direct", "relay"].map(|_| Road::new(&gateway, State::Leads));
+    let (direct, relay) = (roads[0].candidate(&bench, "direct"), roads[1].candidate(&bench, "relay"));
+    let configure = keeping(&bench, vec![Arc::clone(&direct)]);
+    until("it is up", || on(&bench) == ["direct"]).await;
+    configure.send_replace(Ways::from([Arc::clone(&direct), Arc::clone(&relay)]));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((roads[0].dials(), roads[1].dials()), (1, 0), "a new way besides changes nothing");
+    configure.send_replace(Ways::from([relay]));
+    until("the other way is taken", || on(&bench) == ["relay"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_way_out_of_the_configuration_is_left_even_if_no_other_leads() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let (direct, relay) = (Road::new(&gateway, State::Leads), Road::new(&gateway, State::Silent));
+    let configure = keeping(&bench, vec![direct.candidate(&bench, "direct")]);
+    until("it is up", || bench.tunnels.up() == 1).await;
+    configure.send_replace(Ways::from([relay.candidate(&bench, "relay")]));
+    tokio::time::sleep(Duration::from_secs(29)).await;
+    assert_eq!(on(&bench), ["direct"]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(on(&bench).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ways_that_are_configured_while_none_leads_are_tried_at_once() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let (direct, relay) = (Road::new(&gateway, State::Silent), Road::new(&gateway, State::Leads));
+    let configure = keeping(&bench, vec![direct.candidate(&bench, "direct")]);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    configure.send_replace(Ways::from([relay.candidate(&bench, "relay")]));
+    let asked = tokio::time::Instant::now();
+    until("it is up", || on(&bench) == ["relay"]).await;
+    assert!(asked.elapsed() < Duration::from_millis(50));
 }
 
 #[tokio::test(start_paused = true)]
