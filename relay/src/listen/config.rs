@@ -113,7 +113,7 @@ pub struct HttpConfig {
     /// default 55s, then the sender gets 504. Relays give up after 60 s.
     pub answer_within: Span,
     /// Requests at a time; default 256. More are answered with 503, as are those of one sender's
-    /// address beyond three quarters. Each holds at most some 200 KiB.
+    /// address beyond three quarters. Each holds at most some 256 KiB.
     pub requests: usize,
 }
 

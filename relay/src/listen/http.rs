@@ -13,6 +13,7 @@ mod line;
 mod places;
 mod socket;
 mod target;
+mod watch;
 
 use std::{
     net::{IpAddr, SocketAddr},

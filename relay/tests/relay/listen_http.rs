@@ -19,7 +19,10 @@ use relay::{
     sender::{Address, Credential},
 };
 use serde_json::json;
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    io::AsyncWriteExt as _,
+    sync::{Notify, mpsc},
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::{
@@ -354,6 +357,120 @@ impl Drop for Dropped {
     fn drop(&mut self) {
         self.0.notify_one();
     }
+}
+
+/// An answer that does not end and keeps the request's body, which it does not read.
+struct Keeping(Fed, RequestBody);
+
+impl Body for Keeping {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        assert!(!self.1.is_end_stream());
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+}
+
+/// A program that reads no bodies. Asked for `answer` it begins one; `feeds` are closed when it is let go.
+fn reads_nothing(script: &Script) -> (Program, mpsc::Receiver<mpsc::Sender<Result<Bytes, &'static str>>>) {
+    let (feeds, fed_ones) = mpsc::channel(1);
+    let program = Program::start(script, |on| {
+        on.on_request(move |request: Request<RequestBody>| {
+            let feeds = feeds.clone();
+            async move {
+                let (feed, unfinished) = fed();
+                let (head, body) = request.into_parts();
+                let answer = Keeping(unfinished, body);
+                feeds.send(feed).await.unwrap();
+                if head.uri.query() != Some("answer") {
+                    std::future::pending::<()>().await;
+                }
+                Response::new(answer)
+            }
+        })
+    });
+    (program, fed_ones)
+}
+
+fn asking(when: &str) -> serde_json::Value {
+    json!({ "requestTarget": format!("/e?{when}"), "method": "POST", "body": true })
+}
+
+/// A rendezvous with a request whose body is not read, before (`never`) or within its answer (`answer`).
+async fn unread(script: &Script, control: &mut Socket, when: &str) -> Frames {
+    let mut rendezvous = Frames::of(announced(script, control, "r").await);
+    rendezvous.send_text(&script.request("r", asking(when))).await;
+    if when == "answer" {
+        assert_eq!(rendezvous.text().await["response"]["statusCode"], 200);
+    }
+    rendezvous
+}
+
+#[tokio::test]
+async fn a_sender_that_goes_away_is_noticed_behind_a_body_that_nobody_reads() {
+    let script = Script::new().await;
+    let (program, mut feeds) = reads_nothing(&script);
+    let mut control = script.control().await;
+    for (at, when) in ["never", "answer"].into_iter().enumerate() {
+        let rendezvous = unread(&script, &mut control, when).await;
+        for piece in 0..40 {
+            rendezvous.send_piece(&[b'x'; 1000], piece == 0, false).await;
+        }
+        let feed = feeds.recv().await.unwrap();
+        assert_eq!(program.listening.requests(), 1);
+        rendezvous.close(1001).await;
+        until("the handler or its answer is let go", || feed.is_closed()).await;
+        program.counted(&format!("requests_total{{outcome=\"sender_gone\",by=\"rendezvous\"}} {}", at + 1)).await;
+        assert_eq!(program.listening.requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_ends_the_connection_is_noticed_however_much_lies_before_its_end() {
+    let script = Script::new().await;
+    let (program, mut feeds) = reads_nothing(&script);
+    let mut control = script.control().await;
+    for (at, when) in ["never", "answer"].into_iter().enumerate() {
+        let mut rendezvous = announced(&script, &mut control, "r").await;
+        say(&mut rendezvous, &script.request("r", asking(when))).await;
+        if when == "answer" {
+            assert_eq!(command(&mut rendezvous, "response").await["statusCode"], 200);
+        }
+        let feed = feeds.recv().await.unwrap();
+        let mut stream = rendezvous.into_inner();
+        // The beginning of a long frame: more than anybody keeps in hand.
+        let frame = [&[0x82, 127, 0, 0, 0, 1, 0, 0, 0, 0][..], &[b'x'; 160 * 1024]].concat();
+        stream.write_all(&frame).await.unwrap();
+        assert_eq!(program.listening.requests(), 1);
+        stream.set_zero_linger().unwrap();
+        drop(stream);
+        until("the handler or its answer is let go", || feed.is_closed()).await;
+        program.counted(&format!("requests_total{{outcome=\"relay_lost\",by=\"rendezvous\"}} {}", at + 1)).await;
+        assert_eq!(program.listening.requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_takes_for_a_minute_is_given_up() {
+    let script = Script::new().await;
+    let (program, mut feeds) = reads_nothing(&script);
+    let mut control = script.control().await;
+    let rendezvous = unread(&script, &mut control, "answer").await;
+    let feed = feeds.recv().await.unwrap();
+    tokio::time::pause();
+    for piece in 0..10 {
+        rendezvous.send_piece(&[b'x'; 16 * 1024], piece == 0, false).await;
+    }
+    rendezvous.close(1001).await;
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert!(!feed.is_closed() && program.listening.requests() == 1, "the Close is behind more than is kept");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(feed.is_closed() && program.counts("requests_total{outcome=\"sender_gone\",by=\"rendezvous\"} 1"));
+    assert_eq!(program.listening.requests(), 0);
 }
 
 #[tokio::test]

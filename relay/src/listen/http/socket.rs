@@ -1,6 +1,9 @@
 //! A rendezvous that carries one HTTP exchange: the request's text and body come, the response's text and body go. What
 //! is not finished is cut off without a Close, so that nobody takes a part for the whole.
-use std::time::Duration;
+//!
+//! A body that its reader does not take holds up the relay, not us: what little comes meanwhile is kept, the relay's end is
+//! watched for, and after a while the body is given up. So nobody stays who is not waited for any more.
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use daemon::shutdown::Shutdown;
@@ -12,9 +15,15 @@ use proto::{
         message::{ChannelError, Message, Part, Piece, Receiver, Sender, split},
     },
 };
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout},
+};
 
-use super::body::{Room, Sink};
+use super::{
+    body::{Room, Sink},
+    watch::Watch,
+};
 use crate::{listen::explained, sender::Transport};
 
 /// Silence after which the relay is pinged; twice that without a frame and it is gone.
@@ -26,6 +35,15 @@ const MESSAGE_MAX: usize = BODY_MAX;
 /// Largest piece of a body that we send: half a frame of the largest that .NET reads at once, and what a stalled sender
 /// leaves waiting here.
 const PIECE_MAX: usize = 32 * 1024;
+
+/// Bytes of a body that are kept for a reader that takes its time. A Close behind no more than that is seen at once.
+const AHEAD: usize = 64 * 1024;
+
+/// Pieces that they may be, so that small ones are no heavier.
+const PIECES: usize = 64;
+
+/// How long a reader may take nothing of a body that it holds up: as long as relays wait.
+const STALL: Duration = Duration::from_secs(60);
 
 /// How long the relay may take to answer our Close.
 const FAREWELL: Duration = Duration::from_secs(3);
@@ -50,6 +68,7 @@ pub(super) struct Sending {
 #[derive(Debug)]
 pub(super) struct Reading {
     receiver: Receiver<Transport>,
+    watch: Watch,
     body: Body,
     /// Bytes of the body so far.
     pub(super) bytes: u64,
@@ -60,10 +79,21 @@ pub(super) struct Reading {
 enum Body {
     /// None, or no more.
     None,
-    /// It goes there; `whole` when all of it has come.
-    Wanted { sink: Sink, whole: bool },
+    /// It goes there.
+    Wanted(Sink, Ahead),
     /// Nobody reads it any more.
     Unwanted,
+}
+
+/// What has come of a body, for a reader that takes its time.
+#[derive(Debug)]
+struct Ahead {
+    pieces: VecDeque<Bytes>,
+    bytes: usize,
+    /// All of the body has come.
+    whole: bool,
+    /// Since when the reader has taken nothing of it.
+    since: Instant,
 }
 
 /// What became of the other end.
@@ -77,10 +107,11 @@ pub(super) enum Gone {
 
 impl Socket {
     pub(super) fn new(upgraded: Upgraded<Transport>, shutdown: &Shutdown) -> Self {
+        let watch = Watch::new(&upgraded.io);
         let (sender, receiver, writer) = split(upgraded.io, Role::Client, upgraded.read_ahead, MESSAGE_MAX, PING);
         Self {
             sending: Sending { sender, writer: shutdown.spawn(writer), first: true },
-            reading: Reading { receiver, body: Body::None, bytes: 0 },
+            reading: Reading { receiver, watch, body: Body::None, bytes: 0 },
         }
     }
 
@@ -150,7 +181,8 @@ impl Reading {
 
     /// A body follows, and goes there.
     pub(super) fn expect(&mut self, sink: Sink) {
-        self.body = Body::Wanted { sink, whole: false };
+        let ahead = Ahead { pieces: VecDeque::new(), bytes: 0, whole: false, since: Instant::now() };
+        self.body = Body::Wanted(sink, ahead);
     }
 
     /// A body follows, and is of no use until somebody says where it goes.
@@ -158,18 +190,31 @@ impl Reading {
         self.body = Body::Unwanted;
     }
 
-    /// One part of what comes. Cancel-safe. Waits while the body has no room.
+    /// One part of what comes, or of what goes to the body's reader. Cancel-safe.
     pub(super) async fn step(&mut self) -> Result<(), Gone> {
-        let room = match &self.body {
-            Body::None | Body::Unwanted => None,
-            Body::Wanted { sink, .. } => sink.room().await,
+        let Body::Wanted(sink, ahead) = &mut self.body else {
+            let part = self.receiver.next_part().await;
+            return self.take(part);
         };
-        if let Body::Wanted { whole: true, .. } = self.body {
-            room.into_iter().for_each(Room::end);
-            self.body = Body::None;
-            return Ok(());
+        let (is_due, is_full, stalled) = (ahead.is_due(), ahead.is_full(), ahead.since + STALL);
+        let is_wanted = tokio::select! {
+            biased;
+            room = sink.room(), if is_due => Ok(room.is_some_and(|room| ahead.put(room))),
+            part = self.receiver.next_part(), if !is_full => Err(part),
+            // What stands before its end is read on the way there.
+            () = self.watch.ended(), if is_full => Ok(false),
+            () = sleep_until(stalled), if is_full => Ok(false),
+        };
+        match is_wanted {
+            Ok(true) => {}
+            Ok(false) => self.body = if ahead.whole { Body::None } else { Body::Unwanted },
+            Err(part) => return self.take(part),
         }
-        let (bytes, last) = match self.receiver.next_part().await {
+        Ok(())
+    }
+
+    fn take(&mut self, part: Result<Part, ChannelError>) -> Result<(), Gone> {
+        let (bytes, last) = match part {
             Ok(Part::Bytes { bytes, last }) => (bytes, last),
             Ok(Part::Whole(Message::Close(close))) => return Err(closed(close)),
             // A further request would be answered on this connection by nobody's rules; the relay gets its Close.
@@ -177,15 +222,18 @@ impl Reading {
             Err(error) => return Err(lost(&error)),
         };
         self.bytes += bytes.len() as u64;
-        let is_read = room.is_some();
-        if let (Some(room), false) = (room, bytes.is_empty()) {
-            room.put(bytes.clone());
-        }
+        let unannounced = || Err(Gone::Lost("the relay sent a body that it had not announced".to_owned()));
         match &mut self.body {
             Body::None if bytes.is_empty() => {}
-            Body::None => return Err(Gone::Lost("the relay sent a body that it had not announced".to_owned())),
-            Body::Wanted { whole, .. } if is_read => *whole = last,
-            Body::Wanted { .. } | Body::Unwanted => self.body = if last { Body::None } else { Body::Unwanted },
+            Body::None => return unannounced(),
+            Body::Wanted(_, ahead) if ahead.whole => {
+                if !bytes.is_empty() {
+                    return unannounced();
+                }
+            }
+            Body::Wanted(_, ahead) => ahead.came(bytes, last),
+            Body::Unwanted if last => self.body = Body::None,
+            Body::Unwanted => {}
         }
         Ok(())
     }
@@ -197,6 +245,41 @@ impl Reading {
                 return gone;
             }
         }
+    }
+}
+
+impl Ahead {
+    fn came(&mut self, bytes: Bytes, last: bool) {
+        if !self.is_due() {
+            self.since = Instant::now();
+        }
+        self.whole = last;
+        if !bytes.is_empty() {
+            self.bytes += bytes.len();
+            self.pieces.push_back(bytes);
+        }
+    }
+
+    /// Gives the reader what is there; false when that was the end.
+    fn put(&mut self, room: Room<'_>) -> bool {
+        let Some(bytes) = self.pieces.pop_front() else {
+            room.end();
+            return false;
+        };
+        self.bytes -= bytes.len();
+        self.since = Instant::now();
+        room.put(bytes);
+        true
+    }
+
+    /// There is something for the reader.
+    fn is_due(&self) -> bool {
+        self.whole || !self.pieces.is_empty()
+    }
+
+    /// Nothing more of the body is read. Behind its end only a Close is to come.
+    fn is_full(&self) -> bool {
+        !self.whole && (self.bytes >= AHEAD || self.pieces.len() >= PIECES)
     }
 }
 
