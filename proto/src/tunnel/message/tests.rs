@@ -51,6 +51,50 @@ fn other_message_has_these_bytes() {
     assert_eq!(flatten(Chunk::message(&request(Part::Fin(pb::Fin::default()))).unwrap()), [0, 0, 0, 0, 2, 0x1a, 0]);
 }
 
+fn open_bytes(target: pb::open::Target) -> Vec<u8> {
+    pb::Open { target: Some(target), hops: 0 }.encode_to_vec()
+}
+
+#[test]
+fn unix_target_has_these_bytes() {
+    let target = pb::open::Target::Unix(pb::UnixTarget { name: "db".to_owned() });
+    assert_eq!(open_bytes(target), [&[0x22, 4, 0x0a, 2][..], b"db"].concat());
+}
+
+#[test]
+fn http_request_with_an_upgrade_and_a_protocol_has_these_bytes() {
+    let request = pb::HttpRequest {
+        method: "GET".to_owned(),
+        scheme: "https".to_owned(),
+        host: "a.svc".to_owned(),
+        port: 443,
+        path: "/".to_owned(),
+        fields: vec![pb::Field { name: "a".to_owned(), value: Bytes::from_static(b"b") }],
+        no_body: true,
+        upgrade: "websocket".to_owned(),
+        protocol: "h2".to_owned(),
+    };
+    let golden = [
+        &[0x0a, 50, 0x0a, 3][..],
+        b"GET",
+        &[0x12, 5],
+        b"https",
+        &[0x1a, 5],
+        b"a.svc",
+        &[0x20, 0xbb, 0x03, 0x2a, 1],
+        b"/",
+        &[0x32, 6, 0x0a, 1],
+        b"a",
+        &[0x12, 1],
+        b"b",
+        &[0x38, 1, 0x42, 9],
+        b"websocket",
+        &[0x4a, 2],
+        b"h2",
+    ];
+    assert_eq!(open_bytes(pb::open::Target::Http(request)), golden.concat());
+}
+
 #[test]
 fn message_larger_than_a_peer_takes_is_not_sent() {
     let path = "x".repeat(MESSAGE_GATHERED_MAX);
