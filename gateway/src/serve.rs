@@ -20,7 +20,10 @@ use daemon::{
     config::Loaded,
     process::{Context, StartFailure},
 };
-use identity::jwt::{self, Authenticators};
+use identity::{
+    jwt::{self, Authenticators},
+    tls::TlsError,
+};
 use tokio::net::TcpListener;
 
 pub use config::Config;
@@ -32,7 +35,7 @@ use self::{
     metrics::Metrics,
     port::Port,
     session::services::Services,
-    target::{pool, pool::Pool, resolve::Resolver},
+    target::{manner::Manners, pool, pool::Pool, resolve::Resolver, shared::SharedPool},
 };
 
 /// It runs.
@@ -59,6 +62,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// The CA of a target cannot be read.
+    #[error("the CAs of targets are not usable")]
+    Targets(#[source] TlsError),
     /// An authenticator cannot work.
     #[error("the authenticators are not usable")]
     Authenticators(#[from] jwt::StartError),
@@ -76,7 +82,7 @@ impl StartFailure for StartError {
     fn is_bad_config(&self) -> bool {
         match self {
             Self::Policy(error) => !matches!(error, PolicyError::Watch(_)),
-            Self::Authenticators(_) | Self::ClientCa { .. } => true,
+            Self::Authenticators(_) | Self::Targets(_) | Self::ClientCa { .. } => true,
             Self::Identity(_) | Self::Bind { .. } => false,
         }
     }
@@ -91,6 +97,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let guard = context.readiness.guard("tunnel port");
     let names: BTreeSet<String> = values.authenticators.keys().cloned().collect();
     let policies = enforced::start(Loader::new(&values.policy, &base, &path, names), &context)?;
+    let manners = Manners::new(&values.targets, &base).map_err(StartError::Targets)?;
     let shown = Arc::new(show(&values, &base, &context)?);
     let clock = Arc::clone(&context.clock);
     let authenticators = Authenticators::start(&values.authenticators, &base, clock, &context.shutdown).await?;
@@ -105,7 +112,10 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         authenticators,
         policies,
         shown: Arc::clone(&shown),
+        manners,
+        sockets: values.unix,
         pool: Pool::default(),
+        shared: SharedPool::default(),
         metrics: Metrics::register(&context.metrics),
         context: context.clone(),
     });
@@ -157,8 +167,14 @@ async fn keep_swept(gateway: Arc<Gateway>) {
     loop {
         tokio::select! {
             biased;
-            () = gateway.context.shutdown.draining() => return gateway.pool.clear(),
-            () = tokio::time::sleep(pool::SWEEP) => gateway.pool.sweep(),
+            () = gateway.context.shutdown.draining() => {
+                gateway.shared.clear();
+                return gateway.pool.clear();
+            }
+            () = tokio::time::sleep(pool::SWEEP) => {
+                gateway.shared.sweep();
+                gateway.pool.sweep();
+            }
         }
     }
 }

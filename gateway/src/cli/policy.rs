@@ -55,7 +55,7 @@ struct Test {
     /// Ask for an upgrade of the HTTP connection.
     #[arg(long, value_enum)]
     upgrade: Option<Protocol>,
-    /// `GET http://host[:port]/path`, `tcp://host:port`, or `describe`.
+    /// `GET http://host[:port]/path`, `tcp://host:port`, `unix:name`, or `describe`.
     #[arg(required = true, num_args = 1..=2, value_name = "QUESTION")]
     question: Vec<String>,
 }
@@ -71,6 +71,7 @@ enum Protocol {
 enum Asked {
     Http { method: String, host: Host, port: u16, path: String },
     Tcp { host: Host, port: u16 },
+    Unix { name: String },
     Describe,
 }
 
@@ -99,6 +100,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
             Ask::Http { host, port: *port, method, path, upgrade }
         }
         Asked::Tcp { host, port } => Ask::Tcp { host, port: *port },
+        Asked::Unix { name } => Ask::Unix { name },
         Asked::Describe => Ask::Describe,
     };
     let judged = judged(&asked, &values.networks);
@@ -135,23 +137,27 @@ fn parse(question: &[String]) -> anyhow::Result<Asked> {
         [what] if what == "describe" => return Ok(Asked::Describe),
         [url] => ("GET", url),
         [method, url] => (method.as_str(), url),
-        _ => bail!("a question is `GET http://host/path`, `tcp://host:port` or `describe`"),
+        _ => bail!("a question is `GET http://host/path`, `tcp://host:port`, `unix:name` or `describe`"),
     };
-    let (scheme, rest) = url.split_once("://").with_context(|| format!("\"{url}\" has no scheme http:// or tcp://"))?;
+    if let Some(name) = url.strip_prefix("unix:") {
+        return Ok(Asked::Unix { name: name.to_owned() });
+    }
+    let (scheme, rest) =
+        url.split_once("://").with_context(|| format!("\"{url}\" has no scheme http://, https://, tcp:// or unix:"))?;
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
     };
     match scheme {
-        "http" => {
-            let (host, port) = host_and_port(authority, Some(80))?;
+        "http" | "https" => {
+            let (host, port) = host_and_port(authority, Some(if scheme == "http" { 80 } else { 443 }))?;
             Ok(Asked::Http { method: method.to_owned(), host, port, path: path.to_owned() })
         }
         "tcp" => {
             let (host, port) = host_and_port(authority, None)?;
             Ok(Asked::Tcp { host, port })
         }
-        other => bail!("targets are called by http or tcp, not by {other}"),
+        other => bail!("targets are called by http, https, tcp or unix, not by {other}"),
     }
 }
 
@@ -184,6 +190,7 @@ mod tests {
         match parse(&question).map_err(|error| format!("{error:#}"))? {
             Asked::Http { method, host, port, path } => Ok(format!("{method} {host} {port} {path}")),
             Asked::Tcp { host, port } => Ok(format!("tcp {host} {port}")),
+            Asked::Unix { name } => Ok(format!("unix {name}")),
             Asked::Describe => Ok("describe".to_owned()),
         }
     }
@@ -195,8 +202,10 @@ mod tests {
         assert_eq!(shown(&["POST", "http://[fd00::1]:81/"]).unwrap(), "POST [fd00::1] 81 /");
         assert_eq!(shown(&["http://[fd00::1]/"]).unwrap(), "GET [fd00::1] 80 /");
         assert_eq!(shown(&["tcp://db.svc:5432"]).unwrap(), "tcp db.svc 5432");
+        assert_eq!(shown(&["https://a.svc/"]).unwrap(), "GET a.svc 443 /");
+        assert_eq!(shown(&["unix:docker"]).unwrap(), "unix docker");
         assert_eq!(shown(&["describe"]).unwrap(), "describe");
-        for bad in ["a.svc/x", "https://a.svc/", "tcp://db.svc", "http://a b/"] {
+        for bad in ["a.svc/x", "ftp://a.svc/", "tcp://db.svc", "http://a b/"] {
             assert!(shown(&[bad]).is_err(), "{bad}");
         }
     }

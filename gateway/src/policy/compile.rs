@@ -10,7 +10,7 @@ use std::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    file::{HttpConfig, PartyConfig, PolicyFile, RuleConfig, TcpConfig},
+    file::{HttpConfig, PartyConfig, PolicyFile, RuleConfig, TcpConfig, UnixConfig},
     host::{HostPattern, HostPatternError},
     path::{PathPattern, PathPatternError},
     rule::{BreakGlass, Grant, PartyMatch, Policy, Rule},
@@ -51,7 +51,7 @@ pub enum Problem {
     #[error("another rule has this name; names are unique, since logs speak of them")]
     Duplicate,
     /// No kind, or several.
-    #[error("a rule grants exactly one kind: one of http, tcp, describe")]
+    #[error("a rule grants exactly one kind: one of http, tcp, unix, describe")]
     Kinds,
     /// A kind that we do not serve.
     #[error("this gateway does not serve the kind `{0}`; remove the rule")]
@@ -89,6 +89,12 @@ pub enum Problem {
     /// `external` on a describe rule.
     #[error("`external` speaks of targets, and a describe rule has none")]
     ExternalDescribe,
+    /// `external` on a unix rule.
+    #[error("`external` speaks of addresses, and a Unix socket has none")]
+    ExternalUnix,
+    /// A name of a Unix socket.
+    #[error("`names` of a unix rule are 1 to 64 letters, digits, `.`, `_` or `-` each, and there is at least one")]
+    UnixName,
     /// `until` without `reason` or the other way round.
     #[error("`until` and `reason` go together")]
     HalfBreakGlass,
@@ -149,22 +155,26 @@ fn compile_rules(file: &PolicyFile, now: SystemTime) -> Result<Vec<Rule>, Compil
     Ok(rules)
 }
 
+/// Whether a name can stand in a log line.
+pub fn is_plain_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    !name.is_empty() && name.len() <= 64 && name.bytes().all(plain)
+}
+
 fn compile_rule(config: &RuleConfig, now: SystemTime) -> Result<Rule, Problem> {
-    let name_is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if config.name.is_empty() || config.name.len() > 64 || !config.name.bytes().all(name_is_plain) {
+    if !is_plain_name(&config.name) {
         return Err(Problem::Name);
     }
     if config.kubernetes.is_some() {
         return Err(Problem::NotServed("kubernetes"));
     }
-    if config.unix.is_some() {
-        return Err(Problem::NotServed("unix"));
-    }
-    let grant = match (&config.http, &config.tcp, &config.describe) {
-        (Some(http), None, None) => compile_http(http)?,
-        (None, Some(tcp), None) => compile_tcp(tcp)?,
-        (None, None, Some(_)) if config.external => return Err(Problem::ExternalDescribe),
-        (None, None, Some(_)) => Grant::Describe,
+    let grant = match (&config.http, &config.tcp, &config.unix, &config.describe) {
+        (Some(http), None, None, None) => compile_http(http)?,
+        (None, Some(tcp), None, None) => compile_tcp(tcp)?,
+        (None, None, Some(_), None) if config.external => return Err(Problem::ExternalUnix),
+        (None, None, Some(unix), None) => compile_unix(unix)?,
+        (None, None, None, Some(_)) if config.external => return Err(Problem::ExternalDescribe),
+        (None, None, None, Some(_)) => Grant::Describe,
         _ => return Err(Problem::Kinds),
     };
     let (subject, actor) = compile_who(config)?;
@@ -231,6 +241,13 @@ fn compile_tcp(config: &TcpConfig) -> Result<Grant, Problem> {
         ports: compile_ports(&config.ports)?,
         bypasses_http: config.bypasses_http,
     })
+}
+
+fn compile_unix(config: &UnixConfig) -> Result<Grant, Problem> {
+    if config.names.is_empty() || !config.names.iter().all(|name| is_plain_name(name)) {
+        return Err(Problem::UnixName);
+    }
+    Ok(Grant::Unix { names: config.names.clone() })
 }
 
 fn compile_hosts(hosts: &[String]) -> Result<Vec<HostPattern>, Problem> {

@@ -56,6 +56,11 @@ pub enum Ask<'a> {
         /// Target port.
         port: u16,
     },
+    /// One connection to a Unix socket of the gateway's machine.
+    Unix {
+        /// Its name in the gateway's config.
+        name: &'a str,
+    },
     /// `Describe`, `Watch`, health or reflection.
     Describe,
 }
@@ -69,6 +74,7 @@ impl fmt::Display for Ask<'_> {
                 upgrade.map_or(Ok(()), |upgrade| write!(f, " (upgrade to {})", upgrade.name()))
             }
             Self::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
+            Self::Unix { name } => write!(f, "unix {name}"),
             Self::Describe => f.write_str("describe"),
         }
     }
@@ -137,6 +143,8 @@ pub enum Lack {
     Path,
     /// The upgrade.
     Upgrade,
+    /// The Unix socket.
+    Socket,
     /// `external: true`.
     External,
     /// Time: its `until` is past.
@@ -147,7 +155,7 @@ impl Lack {
     /// How far a rule is that lacks this: one for another host is hardly meant, one for another method probably is.
     fn distance(self) -> u32 {
         match self {
-            Self::Host => 8,
+            Self::Host | Self::Socket => 8,
             Self::Subject | Self::Actor => 4,
             Self::Port => 3,
             Self::Method | Self::Path | Self::Upgrade | Self::External | Self::Time => 1,
@@ -163,6 +171,7 @@ impl Lack {
             Self::Method => "this method",
             Self::Path => "this path",
             Self::Upgrade => "this upgrade",
+            Self::Socket => "this socket",
             Self::External => "`external: true` (the target lies outside of the cluster's ranges)",
             Self::Time => "time (its `until` is past)",
         }
@@ -253,6 +262,9 @@ fn lacks(rule: &Rule, question: &Question<'_>) -> Vec<Lack> {
         (Grant::Tcp { hosts, ports, .. }, Ask::Tcp { host, port }) => {
             note(any_host(hosts, host), Lack::Host);
             note(ports.contains(port), Lack::Port);
+        }
+        (Grant::Unix { names }, Ask::Unix { name }) => {
+            note(names.iter().any(|granted| granted == name), Lack::Socket);
         }
         _ => {}
     }

@@ -41,10 +41,9 @@ pub struct RuleConfig {
     #[serde(default)]
     #[schemars(with = "Option<std::collections::BTreeMap<String, String>>")]
     pub kubernetes: Option<serde_json::Value>,
-    /// Not served by this gateway; refused when the policy is loaded.
+    /// Grants connections to Unix sockets of the gateway's machine.
     #[serde(default)]
-    #[schemars(with = "Option<std::collections::BTreeMap<String, String>>")]
-    pub unix: Option<serde_json::Value>,
+    pub unix: Option<UnixConfig>,
     /// The target may resolve outside of the configured pod and service ranges. Default `false`.
     #[serde(default)]
     pub external: bool,
@@ -115,6 +114,14 @@ pub struct TcpConfig {
     /// Says that the owner knows: this grant reaches a port whose HTTP requests another rule limits. Default `false`.
     #[serde(default)]
     pub bypasses_http: bool,
+}
+
+/// A grant of Unix sockets.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnixConfig {
+    /// Names out of `unix` in the gateway's config, exactly.
+    pub names: Vec<String>,
 }
 
 /// A grant to ask what the gateway is; it has no settings.

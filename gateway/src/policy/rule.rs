@@ -97,6 +97,9 @@ pub(super) enum Grant {
         ports: Vec<u16>,
         bypasses_http: bool,
     },
+    Unix {
+        names: Vec<String>,
+    },
     Describe,
 }
 
@@ -178,6 +181,7 @@ impl Grant {
                     && asked.is_none_or(|asked| upgrade.contains(&asked))
             }
             (Self::Tcp { hosts, ports, .. }, Ask::Tcp { host, port }) => ports.contains(port) && any_host(hosts, host),
+            (Self::Unix { names }, Ask::Unix { name }) => names.iter().any(|granted| granted == name),
             (Self::Describe, Ask::Describe) => true,
             _ => false,
         }
@@ -188,6 +192,7 @@ impl Grant {
             (self, ask),
             (Self::Http { .. }, Ask::Http { .. })
                 | (Self::Tcp { .. }, Ask::Tcp { .. })
+                | (Self::Unix { .. }, Ask::Unix { .. })
                 | (Self::Describe, Ask::Describe)
         )
     }

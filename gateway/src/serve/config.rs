@@ -12,7 +12,11 @@ use identity::jwt::AuthenticatorConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use crate::policy::{Host, PolicyFile, compile::MTLS};
+use crate::policy::{
+    Host, PolicyFile,
+    compile::{MTLS, is_plain_name},
+    host::HostPattern,
+};
 
 /// The config file of `gateway serve`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -33,9 +37,54 @@ pub struct Config {
     pub authenticators: BTreeMap<String, AuthenticatorConfig>,
     /// The policy: a path (relative to this file, reloaded on change), or the policy itself.
     pub policy: PolicySource,
+    /// How targets are spoken to, where what the caller asks for does not do. The first entry that fits counts. Default:
+    /// none. A change needs a restart.
+    #[serde(default)]
+    pub targets: Vec<TargetConfig>,
+    /// Unix sockets of this machine that rules of the kind `unix` may name: their absolute paths, by name. Default: none.
+    /// A change needs a restart.
+    #[serde(default)]
+    #[schemars(with = "BTreeMap<String, String>")]
+    pub unix: BTreeMap<String, PathBuf>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// How some targets are spoken to.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TargetConfig {
+    /// Host patterns, as in a policy: `*` is one label, a leading `**` is one or more; or IP addresses.
+    pub hosts: Vec<String>,
+    /// Ports.
+    pub ports: Vec<u16>,
+    /// Speak TLS, whatever scheme the caller names. Default: as the caller says, with the system's CAs and the target's name.
+    #[serde(default)]
+    pub tls: Option<TargetTls>,
+    /// Version of HTTP. Default: HTTP/1.1; with TLS what ALPN gives; for gRPC, and where the caller says so, HTTP/2.
+    #[serde(default)]
+    pub protocol: Option<TargetProtocol>,
+}
+
+/// TLS to a target.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TargetTls {
+    /// PEM file with the only CAs that are trusted. Default: the system's.
+    pub ca: Option<PathBuf>,
+    /// Name in SNI and in the target's certificate. Default: the name that the caller calls.
+    pub server_name: Option<String>,
+}
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetProtocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS, with prior knowledge.
+    H2,
 }
 
 /// The tunnel port (SD-10).
@@ -213,6 +262,17 @@ impl Validate for Config {
                 return wrong(key, "0 would let nothing through".to_owned());
             }
         }
+        for (index, target) in self.targets.iter().enumerate() {
+            target.validate().map_err(|(key, message)| (format!("targets[{index}].{key}"), message))?;
+        }
+        for (name, path) in &self.unix {
+            if !is_plain_name(name) {
+                return wrong("unix", format!("\"{name}\": a name has 1 to 64 letters, digits, `.`, `_` or `-`"));
+            }
+            if !path.is_absolute() {
+                return wrong(&format!("unix.{name}"), format!("{} is not an absolute path", path.display()));
+            }
+        }
         match &self.policy {
             PolicySource::Inline(policy) => {
                 policy.validate().map_err(|(key, message)| (format!("policy.{key}"), message))
@@ -220,6 +280,32 @@ impl Validate for Config {
             PolicySource::File(path) if path.as_os_str().is_empty() => wrong("policy", "the path is empty".to_owned()),
             PolicySource::File(_) => Ok(()),
         }
+    }
+}
+
+impl Validate for TargetConfig {
+    fn validate(&self) -> Result<(), (String, String)> {
+        let wrong = |key: &str, message: String| Err((key.to_owned(), message));
+        if self.hosts.is_empty() {
+            return wrong("hosts", "there is no host".to_owned());
+        }
+        for host in &self.hosts {
+            if let Err(error) = host.parse::<HostPattern>() {
+                return wrong("hosts", format!("\"{host}\": {error}"));
+            }
+        }
+        if self.ports.is_empty() || self.ports.contains(&0) {
+            return wrong("ports", "there is at least one port, from 1 to 65535".to_owned());
+        }
+        if let Some(name) = self.tls.as_ref().and_then(|tls| tls.server_name.as_ref())
+            && let Err(error) = name.parse::<Host>()
+        {
+            return wrong("tls.server_name", format!("\"{name}\": {error}"));
+        }
+        if self.tls.is_none() && self.protocol.is_none() {
+            return wrong("tls", "the entry says nothing: add `tls` or `protocol`".to_owned());
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What all tunnels of one gateway share.
 
-use std::{net::SocketAddr, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
 use daemon::process::Context;
 use identity::jwt::Authenticators;
@@ -15,12 +15,12 @@ use super::{
     config::{Limits, Networks},
     metrics::Metrics,
     session::caller::Caller,
-    target::{dial, dial::Judged, pool::Pool, resolve::Resolver},
+    target::{dial, dial::Judged, manner::Manners, pool::Pool, resolve::Resolver, shared::SharedPool},
 };
 use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why};
 
 /// Names of minor features that `Describe` tells.
-const FEATURES: &[&str] = &["http", "tcp", "watch"];
+const FEATURES: &[&str] = &["http", "https", "h2", "upgrade", "tcp", "unix", "watch"];
 
 /// What all tunnels of one gateway share.
 #[derive(Debug)]
@@ -39,8 +39,14 @@ pub struct Gateway {
     pub shown: Arc<Shown>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// How targets are spoken to.
+    pub manners: Manners,
+    /// Unix sockets that callers may name.
+    pub sockets: BTreeMap<String, PathBuf>,
     /// Idle connections to targets.
     pub pool: Pool,
+    /// Connections to targets that requests share.
+    pub shared: SharedPool,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Clock and shutdown.

@@ -305,17 +305,92 @@ async fn an_answer_may_come_before_the_request_is_complete() {
     assert!(receiver.next().await.is_none(), "the call ends well");
 }
 
+/// Says 100 to those who wait for it below `/v1/`, and refuses all others.
+async fn asking_target() -> Target {
+    Target::of(|mut stream| async move {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        assert!(head.contains("expect: 100-continue\r\n"), "{head}");
+        if head.starts_with("post /v1/yes ") {
+            stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+            let mut body = [0; 4];
+            stream.read_exact(&mut body).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+            stream.write_all(&body).await.unwrap();
+        } else {
+            stream.write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+        }
+        // What else comes on this connection would be the body that was refused.
+        assert_eq!(stream.read(&mut [0; 16]).await.unwrap_or(0), 0);
+    })
+    .await
+}
+
 #[tokio::test]
-async fn an_upgrade_is_refused_clearly() {
-    let target = Target::http().await;
-    let rules = rules(target.address).replace("paths: [/v1/**]", "upgrade: [websocket]");
-    let world = World::start(Setup { rules, targets: &[("scorer.models.svc", target.address)], more: "" }).await;
+async fn a_body_that_waits_for_100_is_sent_after_it_or_never() {
+    let target = asking_target().await;
+    let world = World::with_http(target.address).await;
     let tunnel = world.held().await;
-    let request = |value| HttpRequest { fields: vec![field("upgrade", value)], ..get(target.address, "/v1/x") };
+    let request = |path: &str| HttpRequest {
+        fields: vec![field("expect", "100-continue"), field("content-length", "4")],
+        ..post(target.address, path)
+    };
     let token = world.token("alice");
-    assert_eq!(fetch(&tunnel, &token, request("websocket")).await.unwrap_err().code, Code::Unsupported);
-    assert_eq!(fetch(&tunnel, &token, request("spdy/3.1")).await.unwrap_err().code, Code::PolicyDenied);
-    assert_eq!(target.count(), 0);
+    let (mut sender, mut receiver) = tunnel.forward(subject(&token), open_http(request("/v1/yes"))).await.unwrap();
+    match receiver.next().await.unwrap().unwrap() {
+        Part::Message(message) => {
+            assert!(matches!(message.part, Some(forward_response::Part::Head(head)) if head.status == 100));
+        }
+        other => panic!("unexpected {other:?}"),
+    }
+    sender.data(Bytes::from_static(b"body")).await.unwrap();
+    sender.fin(Fin::default()).await.unwrap();
+    assert_eq!(&receive(&mut receiver).await.unwrap().body[..], b"body");
+
+    let (_sender, mut receiver) = tunnel.forward(subject(&token), open_http(request("/v1/no"))).await.unwrap();
+    let answer = receive(&mut receiver).await.unwrap();
+    assert_eq!((answer.head.status, &answer.body[..], answer.interim.len()), (417, &b"no"[..], 0));
+}
+
+#[tokio::test]
+async fn trailers_pass_both_ways_in_http1() {
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let token = world.token("alice");
+    let answer = fetch(&tunnel, &token, get(target.address, "/v1/trailers")).await.unwrap();
+    assert_eq!(answer.trailers, [("x-checksum".to_owned(), Bytes::from_static(b"abc"))]);
+    let request = HttpRequest { fields: vec![field("trailer", "x-sum")], ..post(target.address, "/v1/sum") };
+    let (mut sender, mut receiver) = tunnel.forward(subject(&token), open_http(request)).await.unwrap();
+    sender.data(Bytes::from_static(b"body")).await.unwrap();
+    sender.fin(Fin { trailers: vec![field("x-sum", "42")] }).await.unwrap();
+    assert_eq!(&receive(&mut receiver).await.unwrap().body[..], b"x-sum: 42");
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_request_stops_it_when_the_target_hangs_up() {
+    let target = Target::of(|mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        let answer = b"HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(answer).await.unwrap();
+        stream.shutdown().await.unwrap();
+    })
+    .await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let open = open_http(post(target.address, "/v1/x"));
+    let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    let upload = async {
+        // The gateway ends the stream, or it would go on for ever.
+        while sender.data(Bytes::from(vec![0; 64 * 1024])).await.is_ok() {}
+    };
+    let (answer, ()) = tokio::join!(receive(&mut receiver), upload);
+    let answer = answer.unwrap();
+    assert_eq!((answer.head.status, &answer.body[..]), (413, &b"no"[..]));
 }
 
 #[tokio::test]

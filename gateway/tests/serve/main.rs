@@ -2,10 +2,14 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 mod http;
+mod http2;
 mod identity_of_callers;
 mod lifecycle;
 mod policy;
 mod services;
+mod sockets;
 mod support;
 mod target;
 mod tcp;
+mod tls;
+mod upgrade;

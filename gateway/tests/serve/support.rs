@@ -185,8 +185,8 @@ pub(crate) fn get(target: SocketAddr, path: &str) -> HttpRequest {
         host: "scorer.models.svc".to_owned(),
         port: u32::from(target.port()),
         path: path.to_owned(),
-        fields: Vec::new(),
         no_body: true,
+        ..HttpRequest::default()
     }
 }
 

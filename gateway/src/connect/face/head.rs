@@ -108,6 +108,7 @@ impl<'a> Outgoing<'a> {
             path: self.path.to_owned(),
             fields: fields(&self.parts.headers, |name| self.passes(name)),
             no_body: self.no_body,
+            ..pb::HttpRequest::default()
         };
         (metadata, pb::Open { target: Some(pb::open::Target::Http(request)), hops: 0 })
     }

@@ -25,6 +25,9 @@ rules:
     who: { authenticator: entra, subjects: ["*"] }
     http: { hosts: [api.example.com], ports: [80] }
     external: true
+  - name: sockets
+    who: { authenticator: entra, subjects: [alice] }
+    unix: { names: [docker] }
   - name: connectors
     who: { authenticator: kube, subjects: [connector] }
     describe: {}
@@ -131,6 +134,18 @@ fn http_does_not_grant_tcp_nor_the_other_way_round() {
     assert!(alice.tcp("scorer.models.svc", 80).is_err());
     assert!(alice.http("GET", "postgres.db.svc", 5432, "/").is_err());
     assert_eq!(alice.tcp("postgres.db.svc", 5432).unwrap(), "database");
+}
+
+#[test]
+fn a_socket_is_granted_by_its_exact_name_and_by_no_other_kind() {
+    let rules = policy(RULES);
+    let alice = Case::of("entra/alice");
+    assert_eq!(alice.ask(&rules, Ask::Unix { name: "docker" }).unwrap(), "sockets");
+    assert_eq!(
+        alice.ask(&rules, Ask::Unix { name: "Docker" }).unwrap_err(),
+        "no rule for entra/alice unix Docker; nearest: rule \"sockets\" lacks this socket"
+    );
+    assert!(Case::of("entra/bob").ask(&rules, Ask::Unix { name: "docker" }).is_err());
 }
 
 #[test]

@@ -3,12 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http::HeaderMap;
 use proto::tunnel::{
     failure::{Code, Failure},
     pb::{
-        Connected, ForwardRequest, ForwardResponse, HttpRequest, Open, TcpTarget, forward_request, forward_response,
-        open,
+        Connected, ForwardRequest, ForwardResponse, HttpRequest, Open, TcpTarget, UnixTarget, forward_request,
+        forward_response, open,
     },
     receive::{Part, Receiver},
     server::{Forward, Sender},
@@ -17,12 +18,14 @@ use tokio::time::{Instant, timeout};
 
 use super::{Tunnel, caller::Caller, record::Record, revoked::revoked};
 use crate::{
-    policy::Ask,
+    policy::{Ask, compile::is_plain_name},
     serve::target::{
         head::{self, Checked},
         http::Exchange,
-        pool::Link,
-        tcp,
+        pipe,
+        route::Route,
+        unix,
+        wire::Wire,
     },
 };
 
@@ -67,6 +70,9 @@ async fn run(
         }
         Some(open::Target::Tcp(target)) => {
             Box::pin(connection(&target, &mut receiver, sender, tunnel, &caller, record)).await
+        }
+        Some(open::Target::Unix(target)) => {
+            Box::pin(socket(&target, &mut receiver, sender, tunnel, &caller, record)).await
         }
         None => Err(Failure::before_target(Code::Unsupported, "the call asks for a kind of target that is not served")),
     }
@@ -113,9 +119,7 @@ async fn http(
     let deadline = Instant::now() + gateway.limits.connect.0;
     let granted = gateway.grant(caller, ask, &checked.host, checked.port, deadline).await?;
     record.rule = Some(Arc::clone(&granted.rule));
-    if checked.upgrade.is_some() {
-        return Err(Failure::before_target(Code::Unsupported, "this gateway does not forward HTTP upgrades"));
-    }
+    let route = Route::new(gateway, &granted, &checked)?;
     let traffic = Arc::clone(&record.traffic);
     let exchange = Exchange {
         checked: &checked,
@@ -125,19 +129,7 @@ async fn http(
         first_byte: gateway.limits.first_byte.0,
         traffic: Arc::clone(&traffic),
     };
-    let idle = gateway.pool.take(&granted.addresses);
-    if let Some(link) = &idle {
-        traffic.called(link.address);
-    }
-    let dial = || async {
-        let deadline = Instant::now() + gateway.limits.connect.0;
-        let (stream, address) = gateway.connect(&granted, &checked.host, deadline).await?;
-        traffic.called(address);
-        Link::new(stream, address).await.map_err(|error| {
-            Failure::before_target(Code::Internal, format!("the HTTP connection cannot be set up: {error}"))
-        })
-    };
-    let work = exchange.run(receiver, sender, idle, dial);
+    let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
     tunnel.unless_ended(work, caller, ask, granted.external).await
 }
 
@@ -160,8 +152,31 @@ async fn connection(
     record.traffic.called(address);
     let connected = Connected { address: address.to_string() };
     sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
-    let work = tcp::carry(stream, receiver, sender, &record.traffic);
+    let work = pipe::carry(Wire::Tcp(stream), Bytes::new(), receiver, sender, &record.traffic);
     tunnel.unless_ended(work, caller, ask, granted.external).await
+}
+
+async fn socket(
+    target: &UnixTarget,
+    receiver: &mut Receiver<ForwardRequest>,
+    sender: &mut Sender,
+    tunnel: &Tunnel,
+    caller: &Caller,
+    record: &mut Record,
+) -> Result<(), Failure> {
+    record.kind = "unix";
+    if !is_plain_name(&target.name) {
+        let message = "the name of a Unix socket has 1 to 64 letters, digits, `.`, `_` or `-`";
+        return Err(Failure::before_target(Code::InvalidRequest, message));
+    }
+    record.target = Some(target.name.clone());
+    let (ask, gateway) = (Ask::Unix { name: &target.name }, &tunnel.gateway);
+    record.rule = Some(gateway.decide(caller, ask, false)?);
+    let stream = unix::connect(&gateway.sockets, &target.name, Instant::now() + gateway.limits.connect.0).await?;
+    let connected = Connected { address: target.name.clone() };
+    sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
+    let work = pipe::carry(Wire::Unix(stream), Bytes::new(), receiver, sender, &record.traffic);
+    tunnel.unless_ended(work, caller, ask, false).await
 }
 
 impl Tunnel {
@@ -208,7 +223,7 @@ fn ask(checked: &Checked) -> Ask<'_> {
         port: checked.port,
         method: checked.method.as_str(),
         path: checked.path.as_str(),
-        upgrade: checked.upgrade,
+        upgrade: checked.upgrade.as_ref().map(|wanted| wanted.kind),
     }
 }
 

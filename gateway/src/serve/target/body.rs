@@ -46,6 +46,10 @@ struct State {
     /// When the target last took something.
     moved: Instant,
     ended: bool,
+    /// The caller was told to go on.
+    goes_on: bool,
+    /// Nobody takes any more of it.
+    dropped: bool,
     failure: Option<Failure>,
 }
 
@@ -56,7 +60,8 @@ pub struct BrokeOff;
 
 impl Progress {
     fn new(ended: bool) -> Self {
-        Self { state: Mutex::new(State { moved: Instant::now(), ended, failure: None }), ended: Notify::new() }
+        let state = State { moved: Instant::now(), ended, goes_on: false, dropped: false, failure: None };
+        Self { state: Mutex::new(state), ended: Notify::new() }
     }
 
     /// When the target last took something of the body.
@@ -69,11 +74,21 @@ impl Progress {
         self.with(|state| state.ended)
     }
 
-    /// Resolves when the whole body is on its way, or it broke off.
+    /// The caller is told to go on with a body that waits for that.
+    pub fn go_on(&self) {
+        self.with(|state| state.goes_on = true);
+    }
+
+    /// Whether the caller was told to go on.
+    pub fn goes_on(&self) -> bool {
+        self.with(|state| state.goes_on)
+    }
+
+    /// Resolves when the whole body is on its way, or it broke off, or nobody takes any more of it.
     pub async fn ended(&self) {
         loop {
             let ended = self.ended.notified();
-            if self.with(|state| state.ended || state.failure.is_some()) {
+            if self.with(|state| state.ended || state.dropped || state.failure.is_some()) {
                 return;
             }
             ended.await;
@@ -142,6 +157,13 @@ impl RequestBody {
             self.untaken = count;
         }
         Ok(Frame::data(bytes))
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.progress.with(|state| state.dropped = true);
+        self.progress.ended.notify_waiters();
     }
 }
 

@@ -18,6 +18,9 @@ const FIELDS_MAX: usize = 256;
 /// Longest method; there is none beyond 17 characters in the registry.
 const METHOD_MAX: usize = 32;
 
+/// Longest name of a protocol to upgrade to; SPDY's and WebSocket's have nine characters.
+const UPGRADE_MAX: usize = 32;
+
 /// Fields of an answer's head in all, names and values: it travels as one message, which is gathered in 64 KiB.
 const ANSWER_HEAD_MAX: usize = 48 * 1024;
 
@@ -49,6 +52,8 @@ const OVERRIDES: &[&str] = &[
 /// A request's head, checked.
 #[derive(Debug, Clone)]
 pub struct Checked {
+    /// The caller asks for `https`.
+    pub secure: bool,
     /// Target host.
     pub host: Host,
     /// Target port.
@@ -62,7 +67,20 @@ pub struct Checked {
     /// Declared length of the body.
     pub length: Option<u64>,
     /// What it asks to upgrade to.
-    pub upgrade: Option<Upgrade>,
+    pub upgrade: Option<Wanted>,
+    /// The caller asks for HTTP/2.
+    pub h2: bool,
+    /// The caller sends the body when it is told to go on, or not at all.
+    pub expects: bool,
+}
+
+/// An upgrade that a request asks for.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// As rules speak of it.
+    pub kind: Upgrade,
+    /// As the target is asked for it.
+    pub protocol: HeaderValue,
 }
 
 fn invalid(message: impl Into<String>) -> Failure {
@@ -85,13 +103,22 @@ pub fn target(host: &str, port: u32) -> Result<(Host, u16), Failure> {
 /// # Errors
 /// `InvalidRequest`, or `Unsupported` for what is not served.
 pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
-    if request.scheme != "http" {
-        return Err(Failure::before_target(Code::Unsupported, "targets are called by http only"));
-    }
+    let unsupported = |message: &str| Failure::before_target(Code::Unsupported, message);
+    let secure = match request.scheme.as_str() {
+        "http" => false,
+        "https" => true,
+        _ => return Err(unsupported("targets are called by http and https only")),
+    };
+    let h2 = match request.protocol.as_str() {
+        "" => false,
+        "h2" => true,
+        _ => return Err(unsupported("targets speak HTTP/1.1 or h2, nothing else")),
+    };
     let (host, port) = target(&request.host, request.port)?;
     let method = check_method(&request.method)?;
     let path = check_path(&request.path)?;
-    let mut upgrade = None;
+    let upgrade = check_upgrade(&request)?;
+    let mut expects = false;
     let mut length = None;
     let mut fields = HeaderMap::with_capacity(request.fields.len().min(FIELDS_MAX) + 6);
     if request.fields.len() > FIELDS_MAX {
@@ -103,7 +130,10 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
         let value = HeaderValue::from_maybe_shared(field.value)
             .map_err(|_| invalid(format!("the value of header field {name} has control characters")))?;
         match name.as_str() {
-            "upgrade" => upgrade = Some(upgrade_of(&value)),
+            "expect" if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
+                return Err(invalid("an expectation other than 100-continue"));
+            }
+            "expect" => expects = true,
             name if HOP_BY_HOP.contains(&name) => {
                 return Err(invalid(format!("header field {name} concerns one connection and cannot be forwarded")));
             }
@@ -121,7 +151,42 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
     if request.no_body {
         length = Some(0);
     }
-    Ok(Checked { host, port, method, path, fields, length, upgrade })
+    if expects && length != Some(0) {
+        fields.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    } else {
+        expects = false;
+    }
+    Ok(Checked { secure, host, port, method, path, fields, length, upgrade, h2, expects })
+}
+
+/// What a request asks to change to. Versions of HTTP are not it: their requests would go past every check.
+fn check_upgrade(request: &HttpRequest) -> Result<Option<Wanted>, Failure> {
+    let protocol = request.upgrade.as_str();
+    if protocol.is_empty() {
+        return Ok(None);
+    }
+    if request.protocol == "h2" {
+        return Err(invalid("an upgrade, and HTTP/2, which has none"));
+    }
+    if !request.no_body {
+        return Err(invalid("an upgrade, and a body"));
+    }
+    let plain =
+        |byte: u8| byte.is_ascii_graphic() && !byte.is_ascii_uppercase() && !b"\"(),:;<=>?@[\\]{}".contains(&byte);
+    let value =
+        HeaderValue::from_str(protocol).ok().filter(|_| protocol.len() <= UPGRADE_MAX && protocol.bytes().all(plain));
+    let Some(value) = value else {
+        return Err(invalid("the upgrade is not one lower-case protocol name"));
+    };
+    let kind = match protocol.split('/').next().unwrap_or_default() {
+        "websocket" => Upgrade::Websocket,
+        "spdy" => Upgrade::Spdy,
+        "h2" | "h2c" | "http" | "tls" => {
+            return Err(invalid(format!("{protocol} is no protocol that a request can be upgraded to here")));
+        }
+        _ => Upgrade::Other,
+    };
+    Ok(Some(Wanted { kind, protocol: value }))
 }
 
 fn check_method(method: &str) -> Result<Method, Failure> {
@@ -154,29 +219,27 @@ fn check_length(value: &HeaderValue) -> Result<u64, Failure> {
     digits.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("Content-Length is not a number"))
 }
 
-fn upgrade_of(value: &HeaderValue) -> Upgrade {
-    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
-    match text.as_str() {
-        "websocket" => Upgrade::Websocket,
-        text if text.starts_with("spdy/") => Upgrade::Spdy,
-        _ => Upgrade::Other,
-    }
-}
-
 /// Fields that never go to a target as the caller wrote them. Some servers read `_` as `-`, so we do as well.
 fn is_dropped(name: &str) -> bool {
     let dashed = if name.contains('_') { name.replace('_', "-") } else { String::new() };
     let name = if dashed.is_empty() { name } else { dashed.as_str() };
     name.starts_with("causeway-")
         || name.starts_with("x-forwarded-")
-        || matches!(name, "forwarded" | "x-forwarded" | "x-real-ip" | "x-client-ip" | "host" | "expect")
+        || matches!(name, "forwarded" | "x-forwarded" | "x-real-ip" | "x-client-ip" | "host")
         || OVERRIDES.contains(&name)
         // A hop-by-hop or length field in disguise.
-        || (!dashed.is_empty() && (HOP_BY_HOP.contains(&name) || name == "content-length"))
+        || (!dashed.is_empty() && (HOP_BY_HOP.contains(&name) || matches!(name, "content-length" | "expect")))
 }
 
 impl Checked {
-    /// The request as it goes to the target. `peer` is whom the tunnel is from.
+    /// Whether it is a gRPC call, which only HTTP/2 carries.
+    pub fn is_grpc(&self) -> bool {
+        let kind = self.fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
+    }
+
+    /// The request as it goes to the target in HTTP/1.1, without the fields of one connection. `peer` is whom the tunnel is from.
     pub fn request<B>(&self, body: B, peer: IpAddr, trace: Option<&HeaderValue>) -> http::Request<B> {
         let mut request = http::Request::new(body);
         *request.method_mut() = self.method.clone();
@@ -184,7 +247,7 @@ impl Checked {
         let headers = request.headers_mut();
         *headers = self.fields.clone();
         let mut host = self.host.to_string();
-        if self.port != 80 {
+        if self.port != if self.secure { 443 } else { 80 } {
             // Writing to a string does not fail.
             let _ = write!(host, ":{}", self.port);
         }
@@ -192,13 +255,14 @@ impl Checked {
             IpAddr::V4(ip) => ip.to_string(),
             IpAddr::V6(ip) => format!("\"[{ip}]\""),
         };
-        let forwarded = format!("for={node};host=\"{host}\";proto=http");
+        let scheme = if self.secure { "https" } else { "http" };
+        let forwarded = format!("for={node};host=\"{host}\";proto={scheme}");
         let ours = [
             (header::HOST, host.clone()),
             (header::FORWARDED, forwarded),
             (HeaderName::from_static("x-forwarded-for"), peer.to_canonical().to_string()),
             (HeaderName::from_static("x-forwarded-host"), host),
-            (HeaderName::from_static("x-forwarded-proto"), "http".to_owned()),
+            (HeaderName::from_static("x-forwarded-proto"), scheme.to_owned()),
         ];
         for (name, value) in ours {
             headers.insert(name, HeaderValue::try_from(value).expect("made of host names and addresses"));
@@ -290,7 +354,8 @@ fn is_forbidden_trailer(name: &str) -> bool {
         || is_dropped(name)
         || matches!(
             name,
-            "authorization"
+            "expect"
+                | "authorization"
                 | "cache-control"
                 | "content-encoding"
                 | "content-length"

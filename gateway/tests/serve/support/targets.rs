@@ -86,7 +86,13 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible
             let mut response = Response::new(body.map_err(|never| match never {}).boxed());
             let declared = HeaderValue::from_static("x-checksum, causeway-forged");
             response.headers_mut().insert(http::header::TRAILER, declared);
+            // Without it the length would be declared, which leaves no room for trailers.
+            response.headers_mut().insert(http::header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             response
+        }
+        "/v1/sum" => {
+            let trailers = request.into_body().collect().await.unwrap().trailers().cloned().unwrap_or_default();
+            text(trailers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
         }
         "/v1/never" => std::future::pending().await,
         "/v1/close" => {

@@ -16,7 +16,7 @@ fn request(method: &str, path: &str, fields: &[(&str, &str)]) -> HttpRequest {
         port: 8080,
         path: path.to_owned(),
         fields: fields.iter().map(|(name, value)| field(name, value)).collect(),
-        no_body: false,
+        ..HttpRequest::default()
     }
 }
 
@@ -54,7 +54,13 @@ fn what_breaks_http_grammar_is_refused() {
         (request("POST", "/", &[("content-length", "-1")]), Some(InvalidRequest)),
         (request("POST", "/", &[("content-length", "99999999999999999999")]), Some(InvalidRequest)),
         (HttpRequest { no_body: true, ..request("POST", "/", &[("content-length", "1")]) }, Some(InvalidRequest)),
-        (HttpRequest { scheme: "https".to_owned(), ..request("GET", "/", &[]) }, Some(Unsupported)),
+        (request("POST", "/", &[("expect", "100-Continue")]), None),
+        (request("POST", "/", &[("expect", "a miracle")]), Some(InvalidRequest)),
+        (request("GET", "/", &[("upgrade", "websocket")]), Some(InvalidRequest)),
+        (HttpRequest { scheme: "https".to_owned(), ..request("GET", "/", &[]) }, None),
+        (HttpRequest { scheme: "ftp".to_owned(), ..request("GET", "/", &[]) }, Some(Unsupported)),
+        (HttpRequest { protocol: "h2".to_owned(), ..request("GET", "/", &[]) }, None),
+        (HttpRequest { protocol: "h3".to_owned(), ..request("GET", "/", &[]) }, Some(Unsupported)),
         (HttpRequest { host: "127.1".to_owned(), ..request("GET", "/", &[]) }, Some(InvalidRequest)),
         (HttpRequest { port: 0, ..request("GET", "/", &[]) }, Some(InvalidRequest)),
         (HttpRequest { port: 65536 + 80, ..request("GET", "/", &[]) }, Some(InvalidRequest)),
@@ -81,7 +87,7 @@ fn names_that_are_ours_or_speak_for_others_do_not_reach_the_target() {
         ("X-Rewrite-URL", "/admin"),
         ("Transfer_Encoding", "chunked"),
         ("Content_Length", "5"),
-        ("Expect", "100-continue"),
+        ("Expect_", "100-continue"),
     ];
     let kept = [("authorization", "Bearer app"), ("cookie", "a=b"), ("x-custom", "1"), ("x-custom", "2")];
     let checked = check(request("GET", "/p?q", &[&dropped[..], &kept[..]].concat())).unwrap();
@@ -93,6 +99,7 @@ fn names_that_are_ours_or_speak_for_others_do_not_reach_the_target() {
         [
             ("authorization", "Bearer app"),
             ("cookie", "a=b"),
+            ("expect_", "100-continue"),
             ("forwarded", "for=10.1.2.3;host=\"scorer.models.svc:8080\";proto=http"),
             ("host", "scorer.models.svc:8080"),
             ("x-custom", "1"),
@@ -117,11 +124,32 @@ fn host_is_the_targets_name_and_needs_no_port_at_80() {
 }
 
 #[test]
-fn an_upgrade_is_recognised() {
-    let upgrade = |value| check(request("GET", "/", &[("upgrade", value)])).unwrap().upgrade;
-    assert_eq!(upgrade("WebSocket"), Some(Upgrade::Websocket));
-    assert_eq!(upgrade("SPDY/3.1"), Some(Upgrade::Spdy));
-    assert_eq!(upgrade("h2c"), Some(Upgrade::Other));
+fn an_upgrade_is_one_lower_case_protocol_and_never_http() {
+    let asking =
+        |protocol: &str| HttpRequest { upgrade: protocol.to_owned(), no_body: true, ..request("GET", "/", &[]) };
+    let kind = |protocol| check(asking(protocol)).map(|checked| checked.upgrade.map(|wanted| wanted.kind)).ok();
+    assert_eq!(kind(""), Some(None));
+    assert_eq!(kind("websocket"), Some(Some(Upgrade::Websocket)));
+    assert_eq!(kind("spdy/3.1"), Some(Some(Upgrade::Spdy)));
+    assert_eq!(kind("raw"), Some(Some(Upgrade::Other)));
+    let long = "x".repeat(33);
+    for refused in ["WebSocket", "h2c", "h2", "http/1.1", "tls/1.0", "a, b", "a b", "a\r\nb: c", "\u{e4}", &long] {
+        assert_eq!(kind(refused), None, "{refused}");
+    }
+    assert_eq!(code(HttpRequest { no_body: false, ..asking("websocket") }), Some(Code::InvalidRequest));
+    assert_eq!(code(HttpRequest { protocol: "h2".to_owned(), ..asking("websocket") }), Some(Code::InvalidRequest));
+}
+
+#[test]
+fn an_expectation_reaches_the_target_only_with_a_body_to_wait_for() {
+    let expects = |request| {
+        let checked = check(request).unwrap();
+        assert_eq!(checked.fields.contains_key("expect"), checked.expects);
+        checked.expects
+    };
+    assert!(expects(request("PUT", "/", &[("expect", "100-Continue")])));
+    assert!(!expects(HttpRequest { no_body: true, ..request("PUT", "/", &[("expect", "100-continue")]) }));
+    assert!(!expects(request("PUT", "/", &[("expect", "100-continue"), ("content-length", "0")])));
 }
 
 #[test]

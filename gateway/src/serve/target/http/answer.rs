@@ -1,15 +1,8 @@
 //! The target's answer on its way to the caller, while the rest of the request may still be on its way to the target.
 
-use std::{
-    future::poll_fn,
-    pin::{Pin, pin},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
-use http::{HeaderMap, Response};
-use http_body::Body;
-use hyper::body::Incoming;
+use http::{HeaderMap, response};
 use proto::tunnel::{
     failure::{Code, Failure},
     pb::Fin,
@@ -17,73 +10,63 @@ use proto::tunnel::{
 };
 use tokio::time::timeout;
 
-use super::{Exchange, Progress, send_head};
-use crate::serve::target::{head, pool::Link};
+use super::{Call, Exchange, Piece, Progress, send_head};
+use crate::serve::target::head;
 
 /// How long a request's body may go on after its answer is complete. Some targets answer early and still want the rest;
 /// others neither read it nor close.
 const LINGER: Duration = Duration::from_secs(10);
-
-/// Drives the connection while something else is waited for: otherwise an answer that waits for the caller's credit
-/// would hold up the request's body, and two sides that stream at once would wait for each other for ever.
-async fn alongside<F: Future>(link: &mut Link, work: F) -> F::Output {
-    let mut work = pin!(work);
-    poll_fn(|cx| {
-        link.poll_drive(cx);
-        work.as_mut().poll(cx)
-    })
-    .await
-}
 
 /// Passes the answer on, then waits for the end of the request, then keeps the connection for the next one.
 ///
 /// # Errors
 /// The failure of whichever side broke first.
 pub(super) async fn pass_on(
-    mut link: Link,
-    response: Response<Incoming>,
+    mut call: Call,
+    parts: response::Parts,
     sender: &mut Sender,
     progress: &Progress,
     exchange: &Exchange<'_>,
 ) -> Result<(), Failure> {
-    let (parts, mut body) = response.into_parts();
     exchange.traffic.status(parts.status);
-    alongside(&mut link, send_head(parts.status, &parts.headers, sender)).await?;
+    call.alongside(send_head(parts.status, &parts.headers, sender)).await?;
     let mut trailers = HeaderMap::new();
-    while let Some(frame) = next(&mut link, &mut body, sender).await? {
-        let frame = match frame {
+    while let Some(piece) = next(&mut call, sender).await? {
+        let frame = match piece {
             Ok(frame) => frame,
             // If the request broke off, that is why the answer did.
-            Err(error) => return Err(progress.failure().unwrap_or_else(|| broke_off(&error))),
+            Err(what) => return Err(progress.failure().unwrap_or_else(|| broke_off(&what))),
         };
         match frame.into_data() {
             Ok(data) => {
-                exchange.traffic.received(data.len());
-                alongside(&mut link, sender.data(data)).await?;
+                let length = data.len();
+                exchange.traffic.received(length);
+                call.alongside(sender.data(data)).await?;
+                call.taken(length);
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
-    alongside(&mut link, sender.fin(Fin { trailers: head::trailers(&trailers) })).await?;
-    if !progress.is_ended() {
+    call.alongside(sender.fin(Fin { trailers: head::trailers(&trailers) })).await?;
+    // A caller that was never told to go on keeps its body.
+    if !progress.is_ended() && (!exchange.checked.expects || progress.goes_on()) {
         // Whatever becomes of the rest, the caller has its answer.
-        let _ = timeout(LINGER, alongside(&mut link, progress.ended())).await;
+        let _ = timeout(LINGER, call.alongside(progress.ended())).await;
     }
-    if progress.is_ended() {
-        exchange.pool.give(link);
+    if progress.is_ended()
+        && let Call::One(call) = call
+    {
+        exchange.pool.give(call.into_link());
     }
     Ok(())
 }
 
-type Frame = Result<hyper::body::Frame<bytes::Bytes>, hyper::Error>;
-
-/// The next frame of the answer's body.
-async fn next(link: &mut Link, body: &mut Incoming, sender: &mut Sender) -> Result<Option<Frame>, Failure> {
+/// The next piece of the answer's body.
+async fn next(call: &mut Call, sender: &mut Sender) -> Result<Option<Piece>, Failure> {
     let mut cancelled = pin!(sender.cancelled());
     poll_fn(|cx| {
-        link.poll_drive(cx);
-        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
-            return Poll::Ready(Ok(frame));
+        if let Poll::Ready(piece) = call.poll_body(cx) {
+            return Poll::Ready(Ok(piece));
         }
         cancelled
             .as_mut()
@@ -93,6 +76,6 @@ async fn next(link: &mut Link, body: &mut Incoming, sender: &mut Sender) -> Resu
     .await
 }
 
-fn broke_off(error: &hyper::Error) -> Failure {
-    Failure::after_target(Code::TargetBroken, format!("the target's answer broke off: {error}"))
+fn broke_off(what: &str) -> Failure {
+    Failure::after_target(Code::TargetBroken, format!("the target's answer broke off: {what}"))
 }

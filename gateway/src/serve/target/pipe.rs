@@ -1,25 +1,20 @@
-//! A TCP stream: bytes both ways until both directions are done. Credit goes back to the caller when the target has
+//! Bytes both ways until both directions are done: a TCP stream, a Unix socket, a connection after an upgrade. Credit goes back to the caller when the target has
 //! taken the bytes, and nothing is read from the target while the caller has no credit for it, so that nothing piles up
 //! here. One side may finish while the other goes on. A stream that ends badly resets the target's connection, so that
 //! half of a file is never taken for the whole.
 
 use std::io;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use proto::tunnel::{
     failure::{Code, Failure},
     pb::{Fin, ForwardRequest, forward_request},
     receive::{Part, Receiver},
     server::Sender,
 };
-use tokio::{
-    io::AsyncWriteExt,
-    net::{
-        TcpStream,
-        tcp::{ReadHalf, WriteHalf},
-    },
-};
+use tokio::io::AsyncWriteExt;
 
+use super::wire::{ReadHalf, Wire, WriteHalf};
 use crate::serve::session::record::Traffic;
 
 /// First read of a connection: most streams are small or wait for long.
@@ -28,19 +23,20 @@ const READ_MIN: usize = 8 * 1024;
 /// Reads grow to this while they come back full; more than this gains nothing measurable.
 const READ_MAX: usize = 128 * 1024;
 
-/// Carries bytes until both directions are done.
+/// Carries bytes until both directions are done. `early` was read from the target already.
 ///
 /// # Errors
 /// The failure of whichever side broke first.
 pub async fn carry(
-    target: TcpStream,
+    target: Wire,
+    early: Bytes,
     receiver: &mut Receiver<ForwardRequest>,
     sender: &mut Sender,
     traffic: &Traffic,
 ) -> Result<(), Failure> {
-    let mut target = Target { stream: target, complete: false };
-    let (read, write) = target.stream.split();
-    let both = async { tokio::try_join!(to_target(receiver, write, traffic), to_caller(read, sender, traffic)) };
+    let mut target = Target { wire: target, complete: false };
+    let (read, write) = target.wire.split();
+    let both = async { tokio::try_join!(to_target(receiver, write, traffic), to_caller(read, early, sender, traffic)) };
     let ended = both.await;
     target.complete = ended.is_ok();
     ended.map(|_| ())
@@ -49,15 +45,14 @@ pub async fn carry(
 /// The target's connection, reset unless both directions were completed: also when the stream is dropped in the middle,
 /// because its tunnel was cut or its grant revoked.
 struct Target {
-    stream: TcpStream,
+    wire: Wire,
     complete: bool,
 }
 
 impl Drop for Target {
     fn drop(&mut self) {
         if !self.complete {
-            // The target learns that this was no good end. If that fails, it learns by silence.
-            let _ = self.stream.set_zero_linger();
+            self.wire.break_off();
         }
     }
 }
@@ -71,6 +66,8 @@ async fn to_target(
         match receiver.next().await {
             Some(Ok(Part::Data(bytes))) => {
                 target.write_all(&bytes).await.map_err(|error| broken("writing to", &error))?;
+                // Only TLS keeps anything back.
+                target.flush().await.map_err(|error| broken("writing to", &error))?;
                 receiver.taken(bytes.len());
                 traffic.sent(bytes.len());
             }
@@ -89,23 +86,27 @@ async fn to_target(
     }
 }
 
-async fn to_caller(target: ReadHalf<'_>, sender: &mut Sender, traffic: &Traffic) -> Result<(), Failure> {
+async fn to_caller(
+    mut target: ReadHalf<'_>,
+    early: Bytes,
+    sender: &mut Sender,
+    traffic: &Traffic,
+) -> Result<(), Failure> {
+    if !early.is_empty() {
+        traffic.received(early.len());
+        sender.data(early).await?;
+    }
     let mut size = READ_MIN;
     let mut buffer = BytesMut::new();
     loop {
-        // No buffer is held while the target is silent.
-        tokio::select! {
+        let read = tokio::select! {
             biased;
-            ready = target.readable() => ready.map_err(|error| broken("reading from", &error))?,
+            read = target.arrived(&mut buffer, size) => read.map_err(|error| broken("reading from", &error))?,
             () = sender.cancelled() => return Err(Failure::after_target(Code::Cancelled, "the caller gave the stream up")),
-        }
-        buffer.reserve(size);
-        let read = match target.try_read_buf(&mut buffer) {
-            Ok(0) => return sender.fin(Fin::default()).await,
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(error) => return Err(broken("reading from", &error)),
         };
+        if read == 0 {
+            return sender.fin(Fin::default()).await;
+        }
         traffic.received(read);
         let bytes = std::mem::take(&mut buffer).freeze();
         sender.data(bytes).await?;
