@@ -58,6 +58,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::time::timeout;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+pub(crate) use self::credential::{AZURE_AUDIENCE, is_azure};
 pub use self::{
     access::Access,
     address::{Address, AddressError},

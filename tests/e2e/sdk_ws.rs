@@ -214,7 +214,7 @@ async fn our_sender_reaches_a_hyco_ws_listener() {
         let sender = Sender::new(Dialer::default(), namespace.pki.connector(&[b"http/1.1"]).config().clone());
         let address: Address = format!("sb://{}/ws", namespace.address).parse().unwrap();
         let config = CredentialConfig::Sas { rule: SEND.to_owned(), key: SecretRef::File("send.key".into()) };
-        let credential = config.open(namespace.path(), &Context::new("test")).unwrap();
+        let credential = config.open(&address, namespace.path(), &Context::new("test")).unwrap();
         let request = Request { protocols: &["p1", "p2"], ..Request::default() };
         let mut connected = sender.dial(&address, &credential, request).await.unwrap();
         assert_eq!(connected.protocol.as_deref(), Some("p1"));

@@ -141,6 +141,16 @@ pub(super) fn unverified_expiry(token: &str) -> Option<SystemTime> {
     time(object(claims).ok()?.get("exp")?)
 }
 
+/// Whether a token says that it is for this audience, whoever made it.
+pub(super) fn unverified_is_for(token: &str, audience: &str) -> bool {
+    let claims = token.split('.').nth(1).filter(|_| token.len() <= MAX_TOKEN).and_then(|claims| object(claims).ok());
+    match claims.as_ref().and_then(|claims| claims.get("aud")) {
+        Some(Value::String(claimed)) => audience::is_same(claimed, audience),
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).any(|one| audience::is_same(one, audience)),
+        _ => false,
+    }
+}
+
 fn object(part: &str) -> Result<Map<String, Value>, JwtError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| JwtError::Malformed)

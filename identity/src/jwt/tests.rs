@@ -665,6 +665,18 @@ fn the_catalogue_is_complete_and_its_names_are_unique() {
 }
 
 #[test]
+fn audiences_are_read_without_believing_anything() {
+    let is_for =
+        |claims: Value, audience: &str| unverified_is_for(Signer::generate("k").sign(&claims).expose(), audience);
+    assert!(is_for(json!({ "aud": "https://relay.azure.net/" }), "https://relay.azure.net"));
+    assert!(is_for(json!({ "aud": ["a", "b"] }), "b"));
+    for other in [json!({ "aud": "a" }), json!({ "aud": 1 }), json!({}), json!({ "aud": [1] })] {
+        assert!(!is_for(other, "b"));
+    }
+    assert!(!unverified_is_for("opaque", "b") && !unverified_is_for("a.b.c", "b"));
+}
+
+#[test]
 fn expiry_is_read_without_believing_anything() {
     let token = Signer::generate("k").sign(&json!({ "exp": NOW }));
     assert_eq!(unverified_expiry(token.expose()), Some(UNIX_EPOCH + Duration::from_secs(NOW)));

@@ -46,6 +46,8 @@ pub enum Code {
     Busy,
     /// R121: no answer in time.
     Silent,
+    /// R122: the token is one for Azure, and the relay is not Azure's.
+    AzureToken,
 }
 
 impl Code {
@@ -72,6 +74,7 @@ impl Code {
         Self::NoRoundTrip,
         Self::Busy,
         Self::Silent,
+        Self::AzureToken,
     ];
 
     /// The number that people quote.
@@ -98,6 +101,7 @@ impl Code {
             Self::NoRoundTrip => "R119",
             Self::Busy => "R120",
             Self::Silent => "R121",
+            Self::AzureToken => "R122",
         }
     }
 
@@ -125,6 +129,7 @@ impl Code {
             Self::NoRoundTrip => "no_round_trip",
             Self::Busy => "busy",
             Self::Silent => "silent",
+            Self::AzureToken => "azure_token",
         }
     }
 
@@ -164,6 +169,9 @@ impl Code {
             Self::NoRoundTrip => "the connection stands, and what is sent through it does not come back",
             Self::Busy => "the relay refuses for a reason of its own: overload, a limit, or a restart",
             Self::Silent => "no answer came in time",
+            Self::AzureToken => {
+                "the token is for Azure Relay, and this relay is not Azure's: whoever runs it could use the token there"
+            }
         }
     }
 
@@ -209,6 +217,9 @@ impl Code {
             }
             Self::Busy => "see the relay's words, and try again",
             Self::Silent => "see the stage: a firewall that drops packets, or a peer that is overloaded",
+            Self::AzureToken => {
+                "have the relay's owner expect an audience of its own (`authenticators`), and write it as `credential.entra.audience`"
+            }
         }
     }
 }

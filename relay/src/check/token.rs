@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use http::HeaderMap;
+use identity::jwt::unverified_is_for;
 use proto::hybrid::{
     address::{connect_target, listen_target},
     new_id,
@@ -14,7 +15,7 @@ use super::{
     channel::Channel,
     probe::{Answer, Probe, Refused, failure, only},
 };
-use crate::sender::{Address, Minted};
+use crate::sender::{AZURE_AUDIENCE, Address, Minted, is_azure};
 
 /// A fixed token that ends within this time is as good as ended: nobody comes by to renew it.
 const ENDS_SOON: Duration = Duration::from_secs(24 * 3600);
@@ -37,6 +38,9 @@ pub(super) async fn judge(probe: &Probe<'_>, subject: &Subject, found: &mut Vec<
     let is_fixed = subject.credential.is_fixed(probe.address);
     if is_fixed && left.is_zero() {
         return Err(Finding::fail(Stage::Token, Code::TokenEnds, "the token has ended"));
+    }
+    if !is_azure(&probe.address.host) && unverified_is_for(token.secret.expose(), AZURE_AUDIENCE) {
+        found.push(Finding::warn(Stage::Token, Code::AzureToken, "it is for Azure Relay, and could be used there"));
     }
     let began = Instant::now();
     let channel = right(probe, subject.role, &token).await?;

@@ -25,7 +25,10 @@ impl Access<'_> {
     pub fn check(&self) -> Result<(), (&'static str, String)> {
         let (key, url) = self.url;
         match (url, self.credential, self.join) {
-            (Some(url), Some(_), None) => url.parse::<Address>().map(drop).map_err(|error| (key, error.to_string())),
+            (Some(url), Some(credential), None) => {
+                let address = url.parse::<Address>().map_err(|error| (key, error.to_string()))?;
+                credential.check(&address)
+            }
             (None, None, Some(_)) => Ok(()),
             (Some(_), None, None) => {
                 Err(("credential", "is missing: write `credential: { sas: { rule: …, key: { file: … } } }`".to_owned()))
@@ -51,7 +54,8 @@ impl Access<'_> {
             (_, _, Some(join)) => Credential::join(JoinFile::new(join.clone(), base), base, context.clock.clone()),
             ((key, Some(url)), Some(credential), None) => {
                 let address = url.parse::<Address>().map_err(|error| invalid((key, error.to_string())))?;
-                Ok((address, credential.open(base, context)?))
+                let credential = credential.open(&address, base, context)?;
+                Ok((address, credential))
             }
             ((key, _), _, None) => Err(invalid((key, "is missing".to_owned()))),
         }

@@ -13,7 +13,7 @@ use daemon::{
 use identity::{
     sas::{self, Rights, Rule},
     secret::Secret,
-    token::{Cache, SourceConfig, source},
+    token::{Cache, SourceConfig, SourceKind, source},
 };
 use serde::Deserialize;
 
@@ -24,7 +24,11 @@ use super::{Address, DialError, JoinFile, JoinLogin};
 pub const TOKEN_LIFE: Duration = Duration::from_secs(3600);
 
 /// Audience of Azure Relay.
-const AUDIENCE: &str = "https://relay.azure.net";
+pub(crate) const AZURE_AUDIENCE: &str = "https://relay.azure.net";
+
+/// What the names of Azure's own relays end in: in the public cloud, and in those of China and of US authorities.
+const AZURE_HOSTS: [&str; 3] =
+    [".servicebus.windows.net", ".servicebus.chinacloudapi.cn", ".servicebus.usgovcloudapi.net"];
 
 /// `credential: { sas: { rule: …, key: { file: … } } }` or `{ entra: { source: … } }`, of a listener or a sender.
 #[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
@@ -37,7 +41,9 @@ pub enum CredentialConfig {
         /// Its key. A file is read anew for each token, so a rotated key needs no restart.
         key: SecretRef,
     },
-    /// Ask a token source; audience `https://relay.azure.net`.
+    /// Ask a token source. Its `audience` is `https://relay.azure.net` by default where the relay is Azure's own
+    /// (`servicebus.windows.net`, `servicebus.chinacloudapi.cn`, `servicebus.usgovcloudapi.net`). Any other relay could use
+    /// a token for Azure there, so for it the audience that its authenticator expects must be written.
     Entra(Box<SourceConfig>),
 }
 
@@ -53,7 +59,7 @@ enum Kind {
     Rule { rule: String, key: Key },
     Signature { token: Secret, expires: SystemTime },
     Join(JoinFile),
-    Source(Cache),
+    Source { cache: Cache, audience: String },
 }
 
 #[derive(Debug, Clone)]
@@ -71,9 +77,43 @@ pub struct Minted {
     pub expires: SystemTime,
 }
 
+/// Whether this host is one of Azure's.
+pub(crate) fn is_azure(host: &str) -> bool {
+    let host = host.trim_end_matches('.').to_ascii_lowercase();
+    AZURE_HOSTS.iter().any(|suffix| host.ends_with(suffix))
+}
+
+/// What to ask a source for, when the token goes to this relay.
+fn audience(config: &SourceConfig, address: &Address) -> Result<String, (&'static str, String)> {
+    const KEY: &str = "credential.entra.audience";
+    match &config.audience {
+        Some(audience) if audience.is_empty() => Err((KEY, "is empty".to_owned())),
+        Some(audience) => Ok(audience.clone()),
+        // What is in a file is for whom it is for.
+        None if is_azure(&address.host) || config.source == SourceKind::File => Ok(AZURE_AUDIENCE.to_owned()),
+        None => Err((
+            KEY,
+            format!(
+                "is missing: {} is not Azure's, and could use a token for Azure there; write the audience that its \
+                 authenticator expects",
+                address.host
+            ),
+        )),
+    }
+}
+
 impl CredentialConfig {
-    /// Checks keys and starts caches.
-    pub fn open(&self, base: &Path, context: &Context) -> Result<Credential, ConfigError> {
+    /// The first key that cannot be right for this relay, and why. Files are not read.
+    pub fn check(&self, address: &Address) -> Result<(), (&'static str, String)> {
+        match self {
+            Self::Sas { .. } => Ok(()),
+            Self::Entra(config) => audience(config, address).map(drop),
+        }
+    }
+
+    /// Checks keys and starts caches. Tokens of a source are for the relay at `address`.
+    pub fn open(&self, address: &Address, base: &Path, context: &Context) -> Result<Credential, ConfigError> {
+        let invalid = |key: &str, message| ConfigError::Invalid { path: base.to_owned(), key: key.to_owned(), message };
         let kind = match self {
             Self::Sas { rule, key } => {
                 let kept = Key::Kept(key.clone(), base.to_owned());
@@ -81,12 +121,10 @@ impl CredentialConfig {
                 Kind::Rule { rule: rule.clone(), key: kept }
             }
             Self::Entra(config) => {
-                let source = source(config, base).map_err(|error| ConfigError::Invalid {
-                    path: base.to_owned(),
-                    key: "credential.entra".to_owned(),
-                    message: error.to_string(),
-                })?;
-                Kind::Source(Cache::new(source, context.clock.clone(), context.shutdown.clone()))
+                let audience = audience(config, address).map_err(|(key, message)| invalid(key, message))?;
+                let source = source(config, base).map_err(|error| invalid("credential.entra", error.to_string()))?;
+                let cache = Cache::new(source, context.clock.clone(), context.shutdown.clone());
+                Kind::Source { cache, audience }
             }
         };
         Ok(Credential { kind, clock: context.clock.clone() })
@@ -129,7 +167,7 @@ impl Credential {
     /// What a token source gives.
     #[cfg(test)]
     pub(crate) fn of_source(cache: Cache, clock: SharedClock) -> Self {
-        Self { kind: Kind::Source(cache), clock }
+        Self { kind: Kind::Source { cache, audience: AZURE_AUDIENCE.to_owned() }, clock }
     }
 
     /// A token for the hybrid connection at `address`.
@@ -141,8 +179,8 @@ impl Credential {
                 JoinLogin::Key { rule, key } => Ok(self.sign(address, &rule, &key)),
                 JoinLogin::Signature { token, expires } => Ok(Minted { secret: token, expires }),
             },
-            Kind::Source(cache) => {
-                let token = cache.get(AUDIENCE).await.map_err(DialError::Token)?;
+            Kind::Source { cache, audience } => {
+                let token = cache.get(audience).await.map_err(DialError::Token)?;
                 Ok(Minted { secret: token.secret, expires: token.expires })
             }
         }
@@ -150,8 +188,8 @@ impl Credential {
 
     /// A relay did not believe the last token. Keys are read anew for each token anyway; a source is asked for another.
     pub fn refused(&self) {
-        if let Kind::Source(cache) = &self.kind {
-            cache.refused(AUDIENCE);
+        if let Kind::Source { cache, audience } = &self.kind {
+            cache.refused(audience);
         }
     }
 
@@ -162,7 +200,7 @@ impl Credential {
             Kind::Rule { rule, key } => JoinLogin::Key { rule: rule.clone(), key: key.read().ok()? },
             Kind::Signature { token, expires } => JoinLogin::Signature { token: token.clone(), expires: *expires },
             Kind::Join(file) => file.read_for(address).ok()?,
-            Kind::Source(_) => return None,
+            Kind::Source { .. } => return None,
         };
         Some(match login {
             JoinLogin::Key { rule, key } => self.sign(elsewhere, &rule, &key),
@@ -173,7 +211,7 @@ impl Credential {
     /// Whether it is one token that nothing renews.
     pub(crate) fn is_fixed(&self, address: &Address) -> bool {
         match &self.kind {
-            Kind::Rule { .. } | Kind::Source(_) => false,
+            Kind::Rule { .. } | Kind::Source { .. } => false,
             Kind::Signature { .. } => true,
             Kind::Join(file) => matches!(file.read_for(address), Ok(JoinLogin::Signature { .. })),
         }
@@ -193,5 +231,46 @@ impl From<JoinLogin> for Credential {
             JoinLogin::Signature { token, expires } => Kind::Signature { token, expires },
         };
         Self { kind, clock: Arc::new(SystemClock) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(audience: Option<&str>) -> CredentialConfig {
+        let text = serde_json::json!({ "entra": { "source": "imds", "audience": audience } });
+        serde_json::from_value(text).unwrap()
+    }
+
+    fn checked(host: &str, audience: Option<&str>) -> Result<(), (&'static str, String)> {
+        config(audience).check(&format!("sb://{host}/e").parse().unwrap())
+    }
+
+    #[test]
+    fn a_token_for_azure_goes_to_azure_alone() {
+        for azure in ["ns.servicebus.windows.net", "NS.ServiceBus.UsGovCloudApi.net.", "ns.servicebus.chinacloudapi.cn"]
+        {
+            assert_eq!(checked(azure, None), Ok(()), "{azure}");
+        }
+        for other in
+            ["relay.example.com", "evilservicebus.windows.net", "servicebus.windows.net.example.com", "192.0.2.7"]
+        {
+            let (key, message) = checked(other, None).unwrap_err();
+            assert_eq!(key, "credential.entra.audience");
+            assert!(message.contains("is missing") && message.contains(other), "{message}");
+            assert!(checked(other, Some("")).is_err());
+            assert_eq!(checked(other, Some("relay.example.com")), Ok(()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_is_what_was_written_or_azures() {
+        let context = Context::new("causeway_test");
+        let address: Address = "sb://ns.servicebus.windows.net/e".parse().unwrap();
+        for (written, expected) in [(None, AZURE_AUDIENCE), (Some("a"), "a")] {
+            let credential = config(written).open(&address, Path::new("."), &context).unwrap();
+            assert!(matches!(&credential.kind, Kind::Source { audience, .. } if audience == expected));
+        }
     }
 }

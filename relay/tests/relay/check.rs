@@ -9,6 +9,7 @@ use std::{
 use daemon::{config::SecretRef, process::Context};
 use identity::{
     ca::{Authority, LeafRequest},
+    jwt::Signer,
     secret::Secret,
     tls::{ServerTls, Trust},
 };
@@ -17,6 +18,7 @@ use relay::{
     dial::{Dialer, ProxyConfig, ProxySettings},
     sender::{Credential, CredentialConfig, JoinLogin},
 };
+use serde_json::json;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_bidirectional},
     net::{TcpListener, TcpStream},
@@ -537,10 +539,31 @@ async fn a_key_that_cannot_be_read_is_told_where_the_token_is_wanted() {
     let folder = tempfile::tempdir().unwrap();
     write_secret(&folder.path().join("key"), LISTEN_KEY);
     let kept = CredentialConfig::Sas { rule: "listen".into(), key: SecretRef::File("key".into()) };
-    let credential = kept.open(folder.path(), &Context::new("causeway_test")).unwrap();
+    let url = format!("ws://{}/e", relay.address);
+    let credential = kept.open(&url.parse().unwrap(), folder.path(), &Context::new("causeway_test")).unwrap();
     std::fs::remove_file(folder.path().join("key")).unwrap();
-    let lost = subject(format!("ws://{}/e", relay.address), Role::Listener, credential);
+    let lost = subject(url, Role::Listener, credential);
     fails(&checked(&lost, &straight()).await, Stage::Token, Code::TokenUnavailable);
+}
+
+#[tokio::test]
+async fn a_token_for_azure_in_the_hands_of_another_relay_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    let (signer, expires) = (Signer::generate("k"), SystemTime::now() + Duration::from_secs(3600));
+    let expires = expires.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let relay = Relay::new().await;
+    let url = format!("ws://{}/e", relay.address);
+    for (audience, is_warned) in [("https://relay.azure.net/", true), ("relay.example.com", false)] {
+        let token = signer.sign(&json!({ "aud": audience, "exp": expires }));
+        write_secret(&folder.path().join("token"), token.expose());
+        let config = json!({ "entra": { "source": "file", "path": "token" } });
+        let config: CredentialConfig = serde_json::from_value(config).unwrap();
+        let credential = config.open(&url.parse().unwrap(), folder.path(), &Context::new("causeway_test")).unwrap();
+        let found = checked(&subject(&url, Role::Listener, credential), &straight()).await;
+        let warned =
+            found.iter().any(|finding| (finding.stage, finding.code) == (Stage::Token, Some(Code::AzureToken)));
+        assert_eq!(warned, is_warned, "{found:?}");
+    }
 }
 
 /// A relay that lets a listener in and says nothing any more, or hangs up when it is asked.

@@ -62,7 +62,7 @@ impl Listener {
 pub(crate) fn credential(folder: &Path, context: &Context) -> Credential {
     write_secret(&folder.join("send.key"), SEND_KEY);
     let config = CredentialConfig::Sas { rule: "send".into(), key: daemon::config::SecretRef::File("send.key".into()) };
-    config.open(folder, context).unwrap()
+    config.open(&"sb://127.0.0.1/e".parse().unwrap(), folder, context).unwrap()
 }
 
 pub(crate) fn plain_tls() -> Arc<ClientConfig> {

@@ -222,7 +222,8 @@ impl World {
         let (context, folder) = (simulated(), tempfile::tempdir().unwrap());
         write_key(folder.path(), KEY);
         let key = SecretRef::File("key".into());
-        let credential = CredentialConfig::Sas { rule: "listen".into(), key }.open(folder.path(), &context).unwrap();
+        let (config, address) = (CredentialConfig::Sas { rule: "listen".into(), key }, "sb://relay/e".parse().unwrap());
+        let credential = config.open(&address, folder.path(), &context).unwrap();
         Self::by(context, folder, credential, fraction, steps, then, features, change)
     }
 
