@@ -11,6 +11,7 @@ mod clients;
 mod cold_start;
 mod command_line;
 mod how_to;
+mod kubernetes;
 mod owner;
 mod privacy;
 mod proxy;

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod curl;
 pub mod driver;
 pub mod hyco;
+pub mod kubernetes;
 pub mod log;
 pub mod namespace;
 pub mod nginx;

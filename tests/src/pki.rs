@@ -1,7 +1,10 @@
 //! The certificate authority of one test, and what it signs.
 use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
 
-use identity::ca::{Authority, Leaf, LeafRequest};
+use identity::{
+    ca::{Authority, Leaf, LeafRequest},
+    secret::Secret,
+};
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -48,6 +51,19 @@ impl Pki {
         let request =
             LeafRequest { name: "causeway test server".to_owned(), hosts, uris: Vec::new(), life: LIFE, client: false };
         self.authority.issue(&request).expect("the test CA can sign")
+    }
+
+    /// Any leaf.
+    ///
+    /// # Panics
+    /// When it cannot be signed.
+    pub fn leaf(&self, request: &LeafRequest) -> Leaf {
+        self.authority.issue(request).expect("the test CA can sign")
+    }
+
+    /// The CA's own key.
+    pub fn key(&self) -> &Secret {
+        &self.authority.key
     }
 
     /// Writes `tls.crt` and `tls.key` for these addresses.

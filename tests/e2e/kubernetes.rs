@@ -1,0 +1,3 @@
+//! Against a real Kubernetes control plane.
+
+mod control_plane;
