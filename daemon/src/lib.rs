@@ -2,6 +2,7 @@
 //! change, shutdown, and the one clock.
 
 pub mod admin;
+pub mod audit;
 pub mod clock;
 pub mod config;
 pub mod log;
