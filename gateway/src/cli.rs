@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Results go to standard output, everything else to standard error. Exit
 //! codes: 0 done or drained, 1 failed (or denied), 64 bad configuration or command line.
 
+mod audit;
 mod call;
 mod connect;
 mod policy;
@@ -32,6 +33,8 @@ enum Command {
     Trust(trust::Arguments),
     /// Questions to the policy.
     Policy(policy::Arguments),
+    /// Questions to the audit stream.
+    Audit(audit::Arguments),
 }
 
 /// Why a subcommand ended badly.
@@ -71,6 +74,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Call(arguments) => call::run(&arguments),
         Command::Trust(arguments) => trust::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
+        Command::Audit(arguments) => audit::run(&arguments),
     };
     match outcome {
         Ok(code) => code,

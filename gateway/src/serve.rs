@@ -4,6 +4,7 @@
 //!
 //! It is ready when its config, keys and policy are loaded and its port is bound; it never waits for a peer (SD-15).
 
+pub mod audit;
 pub mod cluster;
 pub mod config;
 pub mod enforced;
@@ -17,6 +18,7 @@ pub mod target;
 use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use daemon::{
+    audit::Journal,
     config::Loaded,
     process::{Context, StartFailure},
 };
@@ -68,6 +70,9 @@ pub enum StartError {
     /// An authenticator cannot work.
     #[error("the authenticators are not usable")]
     Authenticators(#[from] jwt::StartError),
+    /// The audit file cannot be written.
+    #[error("the audit stream is not usable")]
+    Audit(#[from] daemon::audit::OpenError),
     /// The port cannot be bound.
     #[error("{address} cannot be bound")]
     Bind {
@@ -83,7 +88,7 @@ impl StartFailure for StartError {
         match self {
             Self::Policy(error) => !matches!(error, PolicyError::Watch(_)),
             Self::Authenticators(_) | Self::Targets(_) | Self::ClientCa { .. } => true,
-            Self::Identity(_) | Self::Bind { .. } => false,
+            Self::Identity(_) | Self::Audit(_) | Self::Bind { .. } => false,
         }
     }
 }
@@ -96,7 +101,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let Loaded { values, base, path, .. } = config;
     let guard = context.readiness.guard("tunnel port");
     let names: BTreeSet<String> = values.authenticators.keys().cloned().collect();
-    let policies = enforced::start(Loader::new(&values.policy, &base, &path, names), &context)?;
+    let journal = Journal::start(values.audit.as_ref(), &base, &context)?;
+    let policies = enforced::start(Loader::new(&values.policy, &base, &path, names), journal.clone(), &context)?;
     let manners = Manners::new(&values.targets, &base).map_err(StartError::Targets)?;
     let shown = Arc::new(show(&values, &base, &context)?);
     let clock = Arc::clone(&context.clock);
@@ -111,6 +117,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         limits: values.limits,
         authenticators,
         policies,
+        journal: journal.clone(),
         shown: Arc::clone(&shown),
         manners,
         sockets: values.unix,
@@ -122,7 +129,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     status(&gateway);
     let services = Arc::new(Services::start(&gateway).await);
     let port = Port::new(listener, values.listen, &gateway);
-    context.shutdown.spawn(shown.keep_renewed(context.clone()));
+    context.shutdown.spawn(shown.keep_renewed(context.clone(), journal));
     context.shutdown.spawn(keep_swept(Arc::clone(&gateway)));
     context.shutdown.spawn(port.serve(gateway, services));
     tracing::info!(what = "tunnel", %address, "listening");

@@ -1,5 +1,7 @@
-//! `gateway policy test`: what the policy says to a question, without asking it through a tunnel. Exit code 0 if it is
-//! allowed, 1 if it is denied.
+//! `gateway policy`. `test`: what the policy says to a question, without asking it through a tunnel; exit code 0 if it is
+//! allowed, 1 if it is denied. [`explain`]: what was decided about a stream.
+
+mod explain;
 
 use std::{net::SocketAddr, process::ExitCode, time::SystemTime};
 
@@ -31,6 +33,10 @@ enum Command {
     ///
     /// Exit codes: 0 allowed, 1 denied, 64 the command line, the configuration or the policy cannot be used.
     Test(Test),
+    /// Say what was decided about a stream, and by which rule, from the audit file or a log.
+    ///
+    /// Exit codes: 0 found, 1 not found or not readable, 64 the command line or the configuration cannot be used.
+    Explain(explain::Explain),
 }
 
 #[derive(Debug, Args)]
@@ -76,7 +82,10 @@ enum Asked {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
-    let Command::Test(test) = &arguments.command;
+    let test = match &arguments.command {
+        Command::Test(test) => test,
+        Command::Explain(asked) => return explain::run(asked),
+    };
     let config = test.common.load::<Config>()?;
     let values = &config.values;
     let names = values.authenticators.keys().cloned().collect();

@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use daemon::config::{Ranges, Span, Validate};
+use daemon::{
+    audit::AuditConfig,
+    config::{Ranges, Span, Validate},
+};
 use identity::jwt::AuthenticatorConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
@@ -46,6 +49,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     pub unix: BTreeMap<String, PathBuf>,
+    /// Where every grant, refusal and change of policy is written down, each line chained to the one before. Default:
+    /// nowhere but the log.
+    #[serde(default)]
+    pub audit: Option<AuditConfig>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,

@@ -12,11 +12,16 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use daemon::{config::ConfigError, process::Context, watch::Snapshot};
+use daemon::{
+    audit::{Journal, fields},
+    config::ConfigError,
+    process::Context,
+    watch::Snapshot,
+};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
-use super::config::PolicySource;
+use super::{audit, config::PolicySource};
 use crate::policy::{CompileError, Policy, PolicyFile, compile};
 
 /// Longest sleep until a break-glass rule's end is looked at again: the wall clock may step.
@@ -119,16 +124,16 @@ impl Loader {
 ///
 /// # Errors
 /// When there is no valid policy now.
-pub fn start(loader: Loader, context: &Context) -> Result<watch::Receiver<Arc<Policy>>, PolicyError> {
+pub fn start(loader: Loader, journal: Journal, context: &Context) -> Result<watch::Receiver<Arc<Policy>>, PolicyError> {
     let files = loader.files();
     let mut changes =
         if files.is_empty() { None } else { Some(daemon::watch::files(files).map_err(PolicyError::Watch)?) };
     let contents = changes.as_mut().map(|changes| changes.borrow_and_update().clone()).unwrap_or_default();
     let policy = loader.load(&contents, context.clock.now())?;
-    announce(&Policy::default(), &policy, context.clock.now());
+    announce(&journal, &Policy::default(), &policy, context.clock.now());
     let (publish, policies) = watch::channel(Arc::new(policy));
     let owned = context.clone();
-    context.shutdown.spawn(async move { follow_changes(&loader, changes, &publish, &owned).await });
+    context.shutdown.spawn(async move { follow_changes(&loader, changes, &publish, &journal, &owned).await });
     Ok(policies)
 }
 
@@ -136,13 +141,14 @@ async fn follow_changes(
     loader: &Loader,
     mut changes: Option<watch::Receiver<Snapshot>>,
     publish: &watch::Sender<Arc<Policy>>,
+    journal: &Journal,
     context: &Context,
 ) {
     let mut looked = context.clock.now();
     loop {
         let now = context.clock.now();
         let current = Arc::clone(&publish.borrow());
-        report_ended(&current, looked, now, publish);
+        report_ended(journal, &current, looked, now, publish);
         looked = now;
         let expiry = current.next_expiry(now).and_then(|at| at.duration_since(now).ok());
         let contents = tokio::select! {
@@ -157,15 +163,17 @@ async fn follow_changes(
         match loader.load(&contents, context.clock.now()) {
             Ok(policy) if policy == *current => {}
             Ok(policy) => {
-                announce(&current, &policy, context.clock.now());
+                announce(journal, &current, &policy, context.clock.now());
                 publish.send_replace(Arc::new(policy));
             }
             Err(error) => {
-                tracing::error!(error = %daemon::process::explain(&error), "the changed policy cannot be used; the old one stays in force");
+                let problem = daemon::process::explain(&error);
+                journal.tell("policy_refused", fields([("reason", Some(problem.as_str().into()))]));
+                tracing::error!(error = %problem, "the changed policy cannot be used; the old one stays in force");
                 // The kill switch works beside a broken policy, too; it stays thrown until a valid one says otherwise.
                 if loader.is_suspended(&contents) && !current.is_suspended() {
                     let suspended = Policy::clone(&current).suspend(true);
-                    announce(&current, &suspended, context.clock.now());
+                    announce(journal, &current, &suspended, context.clock.now());
                     publish.send_replace(Arc::new(suspended));
                 }
             }
@@ -183,7 +191,7 @@ async fn changed(changes: &mut Option<watch::Receiver<Snapshot>>) -> Snapshot {
 }
 
 /// Says what a policy grants that the one before did not, and the other way round.
-fn announce(old: &Policy, new: &Policy, now: SystemTime) {
+fn announce(journal: &Journal, old: &Policy, new: &Policy, now: SystemTime) {
     let (added, removed) = old.difference(new);
     tracing::info!(
         target: "audit",
@@ -193,6 +201,7 @@ fn announce(old: &Policy, new: &Policy, now: SystemTime) {
         revoked = %removed.join(", "),
         "policy in force"
     );
+    audit::policy(journal, new, &added, &removed);
     if new.is_suspended() && !old.is_suspended() {
         tracing::warn!(target: "audit", "everything is suspended by the cluster owner");
     }
@@ -201,6 +210,7 @@ fn announce(old: &Policy, new: &Policy, now: SystemTime) {
         let until = OffsetDateTime::from(glass.until).format(&Rfc3339).unwrap_or_default();
         if glass.until > now {
             tracing::warn!(target: "audit", rule = %rule.name(), %until, reason = %glass.reason, "break-glass rule in force");
+            audit::rule(journal, "break_glass_in_force", rule.name(), &glass.reason);
         } else {
             tracing::warn!(target: "audit", rule = %rule.name(), %until, "break-glass rule is over and grants nothing");
         }
@@ -208,7 +218,13 @@ fn announce(old: &Policy, new: &Policy, now: SystemTime) {
 }
 
 /// Says which break-glass rules have ended since the last look, and publishes it, so that their streams end.
-fn report_ended(policy: &Arc<Policy>, looked: SystemTime, now: SystemTime, publish: &watch::Sender<Arc<Policy>>) {
+fn report_ended(
+    journal: &Journal,
+    policy: &Arc<Policy>,
+    looked: SystemTime,
+    now: SystemTime,
+    publish: &watch::Sender<Arc<Policy>>,
+) {
     let glasses = policy.rules().iter().filter_map(|rule| rule.break_glass().map(|glass| (rule, glass)));
     let mut ended = glasses.filter(|(_, glass)| glass.until > looked && glass.until <= now).peekable();
     if ended.peek().is_none() {
@@ -216,6 +232,7 @@ fn report_ended(policy: &Arc<Policy>, looked: SystemTime, now: SystemTime, publi
     }
     for (rule, glass) in ended {
         tracing::warn!(target: "audit", rule = %rule.name(), reason = %glass.reason, "break-glass rule has ended");
+        audit::rule(journal, "break_glass_ended", rule.name(), &glass.reason);
     }
     publish.send_replace(Arc::clone(policy));
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
-use daemon::process::Context;
+use daemon::{audit::Journal, process::Context};
 use identity::jwt::Authenticators;
 use proto::tunnel::{
     failure::{Code, Failure},
@@ -35,6 +35,8 @@ pub struct Gateway {
     pub authenticators: Authenticators,
     /// The policy in force.
     pub policies: watch::Receiver<Arc<Policy>>,
+    /// Where grants and refusals are written down.
+    pub journal: Journal,
     /// What the tunnel port shows.
     pub shown: Arc<Shown>,
     /// Names to addresses.
@@ -72,7 +74,7 @@ impl Gateway {
     pub fn decide(&self, caller: &Caller, ask: Ask<'_>, external: bool) -> Result<Arc<str>, Failure> {
         let policy = Arc::clone(&self.policies.borrow());
         let rule = policy.decide(&self.question(caller, ask, external)).map_err(|denial| denied(&denial))?;
-        log_break_glass(rule, caller, &ask);
+        self.log_break_glass(rule, caller, &ask);
         Ok(Arc::clone(rule.name()))
     }
 
@@ -121,7 +123,7 @@ impl Gateway {
                 (policy.decide(&question).map_err(|denial| denied(&denial))?, true, judged.external)
             }
         };
-        log_break_glass(rule, caller, &ask);
+        self.log_break_glass(rule, caller, &ask);
         Ok(Granted { rule: Arc::clone(rule.name()), external, addresses })
     }
 
@@ -154,19 +156,10 @@ impl Gateway {
             actor_expires: i64::try_from(expires.as_secs()).unwrap_or(i64::MAX),
         }
     }
-}
 
-fn denied(denial: &Denial) -> Failure {
-    let code = match denial.why {
-        Why::AmbiguousPath => Code::AmbiguousPath,
-        Why::Suspended | Why::NoRule => Code::PolicyDenied,
-    };
-    Failure::before_target(code, denial.to_string())
-}
-
-/// Every use of a break-glass rule is logged (SD-18).
-fn log_break_glass(rule: &Rule, caller: &Caller, ask: &Ask<'_>) {
-    if let Some(glass) = rule.break_glass() {
+    /// Every use of a break-glass rule is logged (SD-18).
+    fn log_break_glass(&self, rule: &Rule, caller: &Caller, ask: &Ask<'_>) {
+        let Some(glass) = rule.break_glass() else { return };
         tracing::warn!(
             target: "audit",
             rule = %rule.name(),
@@ -176,5 +169,14 @@ fn log_break_glass(rule: &Rule, caller: &Caller, ask: &Ask<'_>) {
             asked = %ask,
             "break-glass rule used"
         );
+        super::audit::rule(&self.journal, "break_glass_used", rule.name(), &glass.reason);
     }
+}
+
+fn denied(denial: &Denial) -> Failure {
+    let code = match denial.why {
+        Why::AmbiguousPath => Code::AmbiguousPath,
+        Why::Suspended | Why::NoRule => Code::PolicyDenied,
+    };
+    Failure::before_target(code, denial.to_string())
 }

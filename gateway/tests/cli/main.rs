@@ -160,3 +160,54 @@ fn every_subcommand_explains_itself() {
     assert_eq!(status, 0);
     assert!(stdout.contains("factory-a"), "{stdout}");
 }
+
+#[test]
+fn audit_verify_tells_a_whole_chain_from_a_broken_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let begun = r#"{"instance":"a1","kind":"begun","previous":"0000000000000000000000000000000000000000000000000000000000000000","seq":1}"#;
+    write("whole", &format!("{begun}\n"));
+    write("broken", &format!("{begun}\n{}\n", begun.replace("\"seq\":1", "\"seq\":2")));
+    let (code, said, _) = gateway(folder.path(), &["audit", "verify", "whole"]);
+    assert_eq!(code, 0);
+    assert!(said.starts_with("whole: whole: 1 lines of 1 processes, 0 cut off by a crash"), "{said}");
+    let (code, said, _) = gateway(folder.path(), &["audit", "verify", "whole", "broken"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("broken: broken: line 2 does not follow line 1"), "{said}");
+    let (code, _, complaint) = gateway(folder.path(), &["audit", "verify", "absent"]);
+    assert_eq!(code, 1);
+    assert!(complaint.contains("absent cannot be opened"), "{complaint}");
+}
+
+#[test]
+fn policy_explain_finds_a_stream_in_the_audit_file_and_in_a_log() {
+    let folder = folder(POLICY);
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write(
+        "audit.jsonl",
+        r#"{"kind":"granted","time":"2026-01-01T00:00:00.000Z","stream":"s-1","asked":"http","subject":"entra/alice","actor":"entra/c","target":"scorer.models.svc:80","method":"GET","path":"/v1/x","rule":"scoring"}
+{"kind":"granted","time":"2026-01-01T00:00:01.000Z","stream":"s-2","asked":"http","subject":"entra/alice","rule":"gone"}
+"#,
+    );
+    write(
+        "log",
+        "no JSON\n{\"timestamp\":\"2026-01-01T00:00:02.000Z\",\"target\":\"access\",\"fields\":{\"stream\":\"s-3\",\"kind\":\"tcp\",\"subject\":\"entra/bob\",\"target_host\":\"a.svc:1\",\"ended\":\"policy_denied\",\"reason\":\"no rule for entra/bob\"}}\n",
+    );
+    let ask = |more: &[&str]| gateway(folder.path(), &[&["policy", "explain", "-c", "gateway.yaml"], more].concat());
+    let (code, _, complaint) = ask(&["s-1"]);
+    assert_eq!(code, 1, "{complaint}");
+    assert!(complaint.contains("names no audit file"), "{complaint}");
+    write("gateway.yaml", &format!("{CONFIG}audit: {{ file: audit.jsonl }}\n"));
+    assert_eq!(
+        ask(&["s-1"]).1,
+        "2026-01-01T00:00:00.000Z  entra/alice (through entra/c)  http GET scorer.models.svc:80 /v1/x\n    \
+         allowed by rule \"scoring\", which is still in the policy\n"
+    );
+    assert!(ask(&["s-2"]).1.contains("rule \"gone\", which is in the policy no longer"));
+    let (code, said, _) = ask(&["--log", "log", "s-3"]);
+    assert_eq!(
+        (code, said.as_str()),
+        (0, "2026-01-01T00:00:02.000Z  entra/bob  tcp a.svc:1\n    policy_denied: no rule for entra/bob\n")
+    );
+    assert_eq!(ask(&["s-4"]).0, 1);
+}

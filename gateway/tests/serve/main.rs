@@ -1,6 +1,7 @@
 //! A running gateway, called through real tunnels, with real targets behind it.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
+mod audit;
 mod http;
 mod http2;
 mod identity_of_callers;

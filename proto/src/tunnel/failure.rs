@@ -75,6 +75,8 @@ pub enum Code {
     TargetBroken,
     /// A limit was reached.
     LimitReached,
+    /// The gateway may do nothing that it cannot write down.
+    AuditUnavailable,
     /// The gateway goes away.
     Draining,
     /// The caller cancelled.
@@ -110,6 +112,7 @@ impl Code {
         Self::TargetTimeout,
         Self::TargetBroken,
         Self::LimitReached,
+        Self::AuditUnavailable,
         Self::Draining,
         Self::Cancelled,
         Self::TunnelLost,
@@ -252,6 +255,13 @@ impl Code {
                 503,
                 "A limit was reached; the message names it.",
                 "Try again later, spread the load, or raise the limit.",
+            ),
+            Self::AuditUnavailable => (
+                "audit_unavailable",
+                Grpc::Unavailable,
+                503,
+                "The gateway's owner requires an audit line for each stream, and it cannot be written.",
+                "Make room on, or repair, the disk of the audit file; the gateway's log has the system's error.",
             ),
             Self::Draining => (
                 "draining",

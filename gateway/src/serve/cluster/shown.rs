@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use daemon::process::Context;
+use daemon::{audit::Journal, process::Context};
 use identity::{ca::Leaf, tls::ServerTls};
 
 use super::{Authority, IdentityError};
@@ -69,8 +69,13 @@ impl Shown {
         Ok(true)
     }
 
+    /// SHA-256 of the key that is shown now.
+    fn leaf_fingerprint(&self) -> Option<String> {
+        identity::ca::spki_sha256(&self.leaf.load()).ok()
+    }
+
     /// Renews the leaf whenever it is due, until draining begins.
-    pub async fn keep_renewed(self: Arc<Self>, context: Context) {
+    pub async fn keep_renewed(self: Arc<Self>, context: Context, journal: Journal) {
         loop {
             tokio::select! {
                 biased;
@@ -78,7 +83,11 @@ impl Shown {
                 () = tokio::time::sleep(RENEWAL_CHECK) => {}
             }
             match self.renew_if_due(context.clock.now()) {
-                Ok(true) => tracing::info!("gateway certificate renewed"),
+                Ok(true) => {
+                    tracing::info!("gateway certificate renewed");
+                    let leaf = daemon::audit::fields([("spki_sha256", self.leaf_fingerprint().map(Into::into))]);
+                    journal.tell("key_renewed", leaf);
+                }
                 Ok(false) => {}
                 Err(error) => {
                     let cause = std::error::Error::source(&error).map(ToString::to_string);

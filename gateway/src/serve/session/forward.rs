@@ -19,13 +19,16 @@ use tokio::time::{Instant, timeout};
 use super::{Tunnel, caller::Caller, record::Record, revoked::revoked};
 use crate::{
     policy::{Ask, compile::is_plain_name},
-    serve::target::{
-        head::{self, Checked},
-        http::Exchange,
-        pipe,
-        route::Route,
-        unix,
-        wire::Wire,
+    serve::{
+        audit,
+        target::{
+            head::{self, Checked},
+            http::Exchange,
+            pipe,
+            route::Route,
+            unix,
+            wire::Wire,
+        },
     },
 };
 
@@ -47,6 +50,9 @@ pub(super) async fn serve(forward: Forward, tunnel: Arc<Tunnel>) {
     match &outcome {
         Ok(()) => sender.finish(),
         Err(failure) => sender.fail(failure),
+    }
+    if let Err(failure) = &outcome {
+        audit::refused(&tunnel.gateway.journal, &record, failure);
     }
     record.close(outcome);
 }
@@ -120,6 +126,7 @@ async fn http(
     let granted = gateway.grant(caller, ask, &checked.host, checked.port, deadline).await?;
     record.rule = Some(Arc::clone(&granted.rule));
     let route = Route::new(gateway, &granted, &checked)?;
+    audit::granted(&gateway.journal, record).await?;
     let traffic = Arc::clone(&record.traffic);
     let exchange = Exchange {
         checked: &checked,
@@ -148,6 +155,7 @@ async fn connection(
     let deadline = Instant::now() + gateway.limits.connect.0;
     let granted = gateway.grant(caller, ask, &host, port, deadline).await?;
     record.rule = Some(Arc::clone(&granted.rule));
+    audit::granted(&gateway.journal, record).await?;
     let (stream, address) = gateway.connect(&granted, &host, deadline).await?;
     record.traffic.called(address);
     let connected = Connected { address: address.to_string() };
@@ -172,6 +180,7 @@ async fn socket(
     record.target = Some(target.name.clone());
     let (ask, gateway) = (Ask::Unix { name: &target.name }, &tunnel.gateway);
     record.rule = Some(gateway.decide(caller, ask, false)?);
+    audit::granted(&gateway.journal, record).await?;
     let stream = unix::connect(&gateway.sockets, &target.name, Instant::now() + gateway.limits.connect.0).await?;
     let connected = Connected { address: target.name.clone() };
     sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;

@@ -100,7 +100,7 @@ impl Fault {
             Code::PolicyDenied | Code::AddressRefused => Self::Policy,
             Code::TargetUnresolved | Code::TargetRefused | Code::TargetTimeout | Code::TargetBroken => Self::Target,
             Code::TunnelLost => Self::Tunnel,
-            Code::LimitReached | Code::Draining | Code::Internal => Self::Gateway,
+            Code::LimitReached | Code::Draining | Code::AuditUnavailable | Code::Internal => Self::Gateway,
         }
     }
 
@@ -177,6 +177,11 @@ impl Record {
             traffic: Arc::new(Traffic::new()),
             outcome: None,
         }
+    }
+
+    /// What its tunnel is.
+    pub fn tunnel(&self) -> &TunnelFacts {
+        &self.tunnel
     }
 
     /// How it ended. Without this the line says that it was cut off.

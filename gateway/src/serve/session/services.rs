@@ -18,7 +18,10 @@ use tonic::{Request, Response, Status, Streaming, codegen::Service};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use super::{Tunnel, caller::Caller, forward, record::Record};
-use crate::{policy::Ask, serve::gateway::Gateway};
+use crate::{
+    policy::Ask,
+    serve::{audit, gateway::Gateway},
+};
 
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Handler = Box<dyn Fn(Other) -> Served + Send + Sync>;
@@ -113,6 +116,9 @@ pub(super) async fn serve(mut other: Other, tunnel: Arc<Tunnel>) {
         },
         Err(failure) => refuse(other, failure),
     };
+    if let Err(failure) = &outcome {
+        audit::refused(&tunnel.gateway.journal, &record, failure);
+    }
     record.close(outcome);
 }
 
@@ -131,6 +137,7 @@ async fn admit(other: &Other, kind: &str, tunnel: &Tunnel, record: &mut Record) 
     }
     let caller = tunnel.authenticate(metadata, record).await?;
     record.rule = Some(tunnel.gateway.decide(&caller, Ask::Describe, false)?);
+    audit::granted(&tunnel.gateway.journal, record).await?;
     Ok(Arc::new(caller))
 }
 
