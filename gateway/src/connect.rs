@@ -47,6 +47,7 @@ use self::{
         Opener, Relayed, Way,
         avoided::Avoided,
         candidate::{Candidate, Ways},
+        follow::Follow,
         proof::{Proof, ProofError},
     },
 };
@@ -253,9 +254,15 @@ impl Cluster {
         let audience = config.token.audience.clone().unwrap_or_else(|| format!("causeway://{name}"));
         let actor = Actor::new(cache, audience);
         let metrics = metrics.cluster(&cluster);
+        let follow = if config.trust.follow {
+            Follow::of(Arc::clone(&cluster), trust.clone(), context.events.clone())
+        } else {
+            Follow::off()
+        };
         let opener = Arc::new(Opener {
             cluster: Arc::clone(&cluster),
             trust,
+            follow,
             roots: roots.clone(),
             sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
             actor: actor.clone(),

@@ -15,7 +15,7 @@ mod port;
 pub mod session;
 pub mod target;
 
-use std::{collections::BTreeSet, io, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
 use daemon::{
     audit::Journal,
@@ -56,14 +56,6 @@ pub enum StartError {
     /// The cluster's identity cannot be read or made.
     #[error("the cluster's identity is not usable")]
     Identity(#[from] IdentityError),
-    /// The client CAs cannot be read.
-    #[error("listen.client_ca: {}", path.display())]
-    ClientCa {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
     /// The CA of a target cannot be read.
     #[error("the CAs of targets are not usable")]
     Targets(#[source] TlsError),
@@ -87,7 +79,7 @@ impl StartFailure for StartError {
     fn is_bad_config(&self) -> bool {
         match self {
             Self::Policy(error) => !matches!(error, PolicyError::Watch(_)),
-            Self::Authenticators(_) | Self::Targets(_) | Self::ClientCa { .. } => true,
+            Self::Authenticators(_) | Self::Targets(_) | Self::Identity(IdentityError::ClientCa { .. }) => true,
             Self::Identity(_) | Self::Audit(_) | Self::Bind { .. } => false,
         }
     }
@@ -129,7 +121,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     status(&gateway);
     let services = Arc::new(Services::start(&gateway).await);
     let port = Port::new(listener, values.listen, &gateway);
-    context.shutdown.spawn(shown.keep_renewed(context.clone(), journal));
+    context.shutdown.spawn(shown.keep_fresh(context.clone(), journal));
     context.shutdown.spawn(keep_swept(Arc::clone(&gateway)));
     context.shutdown.spawn(port.serve(gateway, services));
     tracing::info!(what = "tunnel", %address, "listening");
@@ -139,11 +131,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
 
 fn show(values: &Config, base: &std::path::Path, context: &Context) -> Result<Shown, StartError> {
     let authority = Authority::open(&base.join(&values.identity.directory), &values.cluster)?;
-    let read = |path: &PathBuf| {
-        let path = base.join(path);
-        std::fs::read_to_string(&path).map_err(|source| StartError::ClientCa { path, source })
-    };
-    let client_ca = values.listen.client_ca.as_ref().map(read).transpose()?;
+    let client_ca = values.listen.client_ca.as_ref().map(|path| base.join(path));
     Ok(Shown::new(authority, values.listen.names.clone(), client_ca, context.clock.now())?)
 }
 

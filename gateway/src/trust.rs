@@ -14,6 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::serve::cluster::{self, IdentityError};
 
+/// Most CAs of one cluster that are published and followed: the one that signs, the next one, and some from before.
+pub const CAS_MAX: usize = 8;
+
+/// Longest CA certificate that is adopted, PEM: ten times what ours have.
+const CA_MAX: usize = 8 * 1024;
+
 /// Largest trust file read: some CAs and their pins, nothing else.
 const FILE_MAX: u64 = 256 * 1024;
 
@@ -64,6 +70,11 @@ pub enum TrustError {
         /// The text.
         pin: String,
     },
+    /// A gateway names more CAs than there may be.
+    #[error(
+        "more than {CAS_MAX} CAs: ask the cluster owner to retire old ones (`gateway trust retire`) and for a new file"
+    )]
+    Many,
     /// The identity directory cannot be used.
     #[error("the cluster's identity cannot be exported")]
     Identity(#[source] IdentityError),
@@ -138,6 +149,30 @@ impl TrustFile {
         ClusterTrust::new(&self.cluster, &self.certificates, &self.backup_pins).map_err(TrustError::Certificates)
     }
 
+    /// Adds the CAs that a gateway which was proven by this file says it will use; says how many are new. What cannot be
+    /// a CA is passed over: whoever sent it has proven to be the gateway, and can still be mistaken.
+    ///
+    /// # Errors
+    /// When there would be more than [`CAS_MAX`].
+    pub fn adopt(&mut self, anchors: &[String]) -> Result<usize, TrustError> {
+        let mut added = 0;
+        for pem in anchors.iter().take(CAS_MAX) {
+            let Ok(pin) = identity::ca::spki_sha256(pem) else { continue };
+            let usable = pem.len() <= CA_MAX && ClusterTrust::new(&self.cluster, &[pem], &[]).is_ok();
+            if !usable || self.spki_sha256.contains(&pin) {
+                continue;
+            }
+            if self.certificates.len() >= CAS_MAX {
+                return Err(TrustError::Many);
+            }
+            self.certificates.push(pem.clone());
+            self.spki_sha256.push(pin);
+            added += 1;
+        }
+        self.check()?;
+        Ok(added)
+    }
+
     /// The file's text.
     ///
     /// # Errors
@@ -189,6 +224,23 @@ mod tests {
         assert!(matches!(TrustFile::parse(&file.to_yaml().unwrap()), Err(TrustError::Pin { index: 1 })));
         file.spki_sha256.clear();
         assert!(matches!(file.check(), Err(TrustError::Pin { index: 1 })));
+    }
+
+    #[test]
+    fn new_cas_are_adopted_once_and_nothing_else_is() {
+        let (mut one, other) = (file(), file().certificates.remove(0));
+        let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+        let long = format!("{}{other}", " ".repeat(CA_MAX));
+        for strange in [String::new(), "no PEM".to_owned(), broken, long] {
+            assert_eq!(one.adopt(&[strange]).unwrap(), 0);
+        }
+        assert_eq!(one.adopt(&[one.certificates[0].clone(), other.clone(), other.clone()]).unwrap(), 1);
+        assert_eq!(one.adopt(&[other]).unwrap(), 0);
+        assert_eq!(TrustFile::parse(&one.to_yaml().unwrap()).unwrap(), one);
+        for _ in 2..CAS_MAX {
+            assert_eq!(one.adopt(&file().certificates).unwrap(), 1);
+        }
+        assert!(matches!(one.adopt(&file().certificates), Err(TrustError::Many)));
     }
 
     #[test]

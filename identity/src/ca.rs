@@ -1,10 +1,10 @@
 //! A small certificate authority (ECDSA P-256): makes a CA, signs leaves. Keys leave as [`Secret`] and nowhere else.
 //! Serial numbers are random, begins are set back a little, and a leaf never outlives the CA that signed it.
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    KeyUsagePurpose, PublicKeyData, SanType,
 };
 use time::OffsetDateTime;
 
@@ -61,17 +61,28 @@ impl Authority {
     /// Makes a new CA, which may sign leaves and nothing else (path length 0).
     pub fn generate(name: &str, life: Duration) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        let mut params = params(name, life);
+        let mut params = params(name, life, SystemTime::now());
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?.pem();
         Ok(Self { certificate, key: Secret::new(key.serialize_pem()) })
     }
 
+    /// Whether the key is the certificate's.
+    pub fn is_whole(&self) -> bool {
+        KeyPair::from_pem(self.key.expose())
+            .is_ok_and(|key| spki_sha256(&self.certificate).is_ok_and(|pin| pin == key_sha256(&key)))
+    }
+
     /// Signs a leaf with a key of its own. Its life is cut to the CA's.
     pub fn issue(&self, request: &LeafRequest) -> Result<Leaf, CaError> {
+        self.issue_at(request, SystemTime::now())
+    }
+
+    /// The same for a life that begins at `now`.
+    pub fn issue_at(&self, request: &LeafRequest, now: SystemTime) -> Result<Leaf, CaError> {
         let key = KeyPair::generate()?;
-        let mut params = params(&request.name, request.life);
+        let mut params = params(&request.name, request.life, now);
         params.not_after = params.not_after.min(self.ends()?);
         params.use_authority_key_identifier_extension = true;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -104,8 +115,12 @@ impl Authority {
     }
 }
 
-fn params(name: &str, life: Duration) -> CertificateParams {
-    let now = OffsetDateTime::now_utc();
+fn key_sha256(key: &KeyPair) -> String {
+    tls::pem::hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &key.subject_public_key_info()).as_ref())
+}
+
+fn params(name: &str, life: Duration, now: SystemTime) -> CertificateParams {
+    let now = OffsetDateTime::from(now);
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -168,6 +183,14 @@ mod tests {
         let impostor = Authority { certificate, key };
         let request = LeafRequest { name: "x".into(), hosts: vec![], uris: vec![], life: YEAR, client: false };
         assert!(matches!(impostor.issue(&request), Err(CaError::Authority(_))));
+    }
+
+    #[test]
+    fn a_ca_is_whole_with_its_own_key_alone() {
+        let (one, two) = (Authority::generate("one", YEAR).unwrap(), Authority::generate("two", YEAR).unwrap());
+        assert!(one.is_whole());
+        assert!(!Authority { key: two.key, ..one.clone() }.is_whole());
+        assert!(!Authority { key: Secret::new("no key"), ..one }.is_whole());
     }
 
     #[test]

@@ -65,6 +65,10 @@ pub struct ClusterConfig {
 pub struct ClusterTrust {
     /// The trust file that `gateway trust export` wrote; read again for every new tunnel.
     pub file: PathBuf,
+    /// Write CAs into the file that the gateway, proven by one that is there, says it will use; then a rotation needs
+    /// nothing here. The file's folder must be writable. Default false.
+    #[serde(default)]
+    pub follow: bool,
 }
 
 /// One way to a cluster: `direct`, `hybrid_connection` with `credential`, or `join`.

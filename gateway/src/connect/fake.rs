@@ -178,6 +178,7 @@ impl Gateway {
             way: "direct",
             address: "wss://fake".to_owned(),
             identity: "0".repeat(64),
+            follow: super::way::follow::Follow::off(),
             took: Duration::ZERO,
         }
     }

@@ -7,6 +7,7 @@ pub(crate) mod avoided;
 pub(crate) mod candidate;
 mod dial;
 pub mod error;
+pub(crate) mod follow;
 pub(crate) mod proof;
 mod url;
 
@@ -44,6 +45,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use self::{
     avoided::Avoided,
     error::{Cause, Stage, WayCode, WayError},
+    follow::Follow,
     proof::Proof,
 };
 use super::actor::Actor;
@@ -106,6 +108,8 @@ pub(crate) struct Opened {
     pub(crate) address: String,
     /// Key fingerprint of the CA that vouched for the gateway.
     pub(crate) identity: String,
+    /// What takes over the CAs that this gateway tells of.
+    pub(crate) follow: Follow,
     /// How long it took.
     pub(crate) took: Duration,
 }
@@ -152,6 +156,8 @@ pub(crate) struct Opener {
     pub(crate) sender: sender::Sender,
     pub(crate) actor: Actor,
     pub(crate) clock: SharedClock,
+    /// Keeps the trust file up to date, if that is wanted.
+    pub(crate) follow: Follow,
     /// Counts peers that did not prove to be the gateway.
     pub(crate) mismatches: Counter,
     /// Tells of them.
@@ -351,6 +357,7 @@ impl Opener {
             way: "",
             address: String::new(),
             identity: proven.identity,
+            follow: self.follow.clone(),
             took: Duration::ZERO,
         })
     }

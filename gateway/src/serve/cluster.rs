@@ -1,16 +1,19 @@
 //! The cluster's identity on disk (SD-1): a CA of its own, and the leaf that this gateway shows.
 //!
 //! ```text
-//! <directory>/ca/ca.crt    CA certificates, the signing one first (several during a rotation)
-//! <directory>/ca/ca.key    key of the first one, 0600
-//! <directory>/leaf.pem     the leaf and its key, 0600
+//! <directory>/ca/ca.crt       CA certificates, the signing one first (several after a rotation)
+//! <directory>/ca/ca.key       key of the first one, 0600
+//! <directory>/ca/next.pem     the CA that will sign, its key, and from when on, 0600; during a rotation only
+//! <directory>/ca/backup-pins  SPKI SHA-256 of CAs that are kept elsewhere, one a line; if there are any
+//! <directory>/leaf.pem        the leaf and its key, 0600
 //! ```
 //!
 //! What is absent is made. Several replicas may start on one directory at once: the CA appears whole, by renaming a
 //! finished folder to a name that only one of them can take, and the others use the winner's; a leaf is replaced by
-//! renaming a finished file, and any leaf of the CA will do. A leaf lives 30 days and is renewed at two thirds of its
-//! life while the gateway runs; new connections see the new one.
+//! renaming a finished file, and any leaf of the signing CA will do. A leaf lives 30 days and is renewed at two thirds of
+//! its life while the gateway runs, and when another CA begins to sign; new connections see the new one.
 
+mod rotation;
 mod shown;
 
 use std::{
@@ -26,12 +29,16 @@ use daemon::config::SecretRef;
 use identity::{
     ca::{self, Leaf, LeafRequest},
     secret::Secret,
-    tls::TlsError,
+    tls::{TlsError, cluster::ClusterTrust},
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::extensions::GeneralName;
 
-pub use self::shown::{ALPN, Shown};
+use self::rotation::Next;
+pub use self::{
+    rotation::{OVERLAP, RotateError},
+    shown::{ALPN, Anchors, Changed, Shown},
+};
 use crate::trust::{TrustError, TrustFile};
 
 /// Life of a CA: long enough that rotation is a decision, not a surprise.
@@ -69,15 +76,34 @@ pub enum IdentityError {
         /// The CA's folder.
         path: PathBuf,
     },
+    /// The CAs of clients cannot be used.
+    #[error("listen.client_ca: {}: {message}", path.display())]
+    ClientCa {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The CA that will sign cannot be read.
+    #[error("{}: {message}", path.display())]
+    Next {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
 }
 
-/// The cluster's CA.
+/// The cluster's CA, as it was when it was read.
 #[derive(Debug)]
 pub struct Authority {
     cluster: String,
     directory: PathBuf,
+    /// The signing one first.
     certificates: Vec<String>,
     key: Secret,
+    next: Option<Next>,
+    backup_pins: Vec<String>,
 }
 
 impl Authority {
@@ -90,13 +116,22 @@ impl Authority {
         if !folder.exists() {
             create(directory, &folder, cluster)?;
         }
-        let certificates = read(&folder.join("ca.crt"))?;
+        Self::read(directory, cluster)
+    }
+
+    /// Reads the CA that is there.
+    fn read(directory: &Path, cluster: &str) -> Result<Self, IdentityError> {
+        let folder = directory.join("ca");
+        let certificates = split_pem(&read(&folder.join("ca.crt"))?);
+        let next = Next::read(&folder)?;
         let key = SecretRef::File("ca.key".into()).read(&folder).map_err(IdentityError::Key)?;
         let authority = Self {
             cluster: cluster.to_owned(),
             directory: directory.to_owned(),
-            certificates: split_pem(&certificates),
-            key: key.into(),
+            key: rotation::key(certificates.first(), key.into(), next.as_ref()),
+            certificates,
+            next,
+            backup_pins: rotation::backup_pins(&folder)?,
         };
         authority.trust_file().map_err(|error| match error {
             TrustError::Certificates(source) => IdentityError::Tls(source),
@@ -105,9 +140,24 @@ impl Authority {
         Ok(authority)
     }
 
-    /// CA certificates, PEM, the signing one first.
-    pub fn certificates(&self) -> &[String] {
-        &self.certificates
+    /// Reads it again.
+    fn again(&self) -> Result<Self, IdentityError> {
+        Self::read(&self.directory, &self.cluster)
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.directory.join("ca")
+    }
+
+    /// CA certificates that are to be trusted, PEM, the signing one first: those that sign or have signed, and the one
+    /// that will.
+    pub fn published(&self) -> Vec<String> {
+        let next = self.next.iter().map(|next| &next.ca.certificate).filter(|next| !self.certificates.contains(next));
+        self.certificates.iter().chain(next).cloned().collect()
+    }
+
+    fn signing(&self) -> &str {
+        self.certificates.first().map_or("", String::as_str)
     }
 
     /// The public half.
@@ -115,7 +165,10 @@ impl Authority {
     /// # Errors
     /// When a certificate cannot be used.
     pub fn trust_file(&self) -> Result<TrustFile, TrustError> {
-        TrustFile::new(&self.cluster, self.certificates.clone())
+        let file = TrustFile::new(&self.cluster, self.published())?;
+        let file = TrustFile { backup_pins: self.backup_pins.clone(), ..file };
+        file.check()?;
+        Ok(file)
     }
 
     /// The leaf on disk if it will do for these names, else a new one, put on disk.
@@ -130,14 +183,13 @@ impl Authority {
         {
             return Ok(Leaf { certificate, key });
         }
-        let leaf = self.issue(names)?;
+        let signer = ca::Authority { certificate: self.signing().to_owned(), key: self.key.clone() };
+        let leaf = self.issue(&signer, names, now)?;
         if !self.will_do(&leaf.certificate, names, now) {
             return Err(IdentityError::Unfit { path: self.directory.join("ca") });
         }
         let text = format!("{}\n{}", leaf.certificate.trim_end(), leaf.key.expose());
-        let draft = self.directory.join(format!(".leaf-{}", random_name()));
-        write_private(&draft, text.as_bytes())?;
-        fs::rename(&draft, &path).map_err(|source| IdentityError::Io { path, source })?;
+        replace(&path, text.as_bytes())?;
         Ok(leaf)
     }
 
@@ -147,24 +199,22 @@ impl Authority {
         Facts::of(chain(&split_leaf(&text)?.0)?.first()?).map(|facts| facts.renew_at)
     }
 
-    fn issue(&self, names: &[String]) -> Result<Leaf, IdentityError> {
-        let signing = self.certificates.first().cloned().unwrap_or_default();
-        let signer = ca::Authority { certificate: signing, key: self.key.clone() };
-        signer
-            .issue(&LeafRequest {
-                name: format!("causeway gateway of {}", self.cluster),
-                hosts: names.to_vec(),
-                uris: vec![format!("causeway://{}", self.cluster)],
-                life: LEAF_LIFE,
-                client: false,
-            })
-            .map_err(IdentityError::Ca)
+    fn issue(&self, signer: &ca::Authority, names: &[String], now: SystemTime) -> Result<Leaf, IdentityError> {
+        let request = LeafRequest {
+            name: format!("causeway gateway of {}", self.cluster),
+            hosts: names.to_vec(),
+            uris: vec![format!("causeway://{}", self.cluster)],
+            life: LEAF_LIFE,
+            client: false,
+        };
+        signer.issue_at(&request, now).map_err(IdentityError::Ca)
     }
 
-    /// Whether a leaf is this cluster's, has these names, and is not due for renewal.
+    /// Whether a leaf is one of the CA that signs now, has these names, and is not due for renewal.
     fn will_do(&self, pem: &str, names: &[String], now: SystemTime) -> bool {
         let Some(chain) = chain(pem) else { return false };
-        let proven = self.trust_file().and_then(|file| file.proof()).is_ok_and(|proof| proof.proves(Some(&chain), now));
+        let trust = ClusterTrust::new(&self.cluster, &[self.signing()], &[]);
+        let proven = trust.is_ok_and(|trust| trust.proves(Some(&chain), now));
         proven && Facts::of(&chain[0]).is_some_and(|facts| facts.hosts == sorted(names) && now < facts.renew_at)
     }
 }
@@ -214,6 +264,10 @@ fn chain(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
     (!chain.is_empty()).then_some(chain)
 }
 
+fn generate(cluster: &str) -> Result<ca::Authority, IdentityError> {
+    ca::Authority::generate(&format!("causeway cluster {cluster}"), AUTHORITY_LIFE).map_err(IdentityError::Ca)
+}
+
 /// Makes a CA in a folder of its own and gives it its name in one step; if another replica was faster, its CA stays.
 fn create(directory: &Path, folder: &Path, cluster: &str) -> Result<(), IdentityError> {
     let io = |path: &Path| {
@@ -221,8 +275,7 @@ fn create(directory: &Path, folder: &Path, cluster: &str) -> Result<(), Identity
         move |source| IdentityError::Io { path, source }
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io(directory))?;
-    let authority =
-        ca::Authority::generate(&format!("causeway cluster {cluster}"), AUTHORITY_LIFE).map_err(IdentityError::Ca)?;
+    let authority = generate(cluster)?;
     let draft = directory.join(format!(".ca-{}", random_name()));
     fs::DirBuilder::new().mode(0o700).create(&draft).map_err(io(&draft))?;
     write_private(&draft.join("ca.key"), authority.key.expose().as_bytes())?;
@@ -245,6 +298,13 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
         file.sync_all()
     };
     write().map_err(|source| IdentityError::Io { path: path.to_owned(), source })
+}
+
+/// Puts a finished file in another one's place.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+    let draft = path.with_file_name(format!(".draft-{}", random_name()));
+    write_private(&draft, bytes)?;
+    fs::rename(&draft, path).map_err(|source| IdentityError::Io { path: path.to_owned(), source })
 }
 
 fn read(path: &Path) -> Result<String, IdentityError> {

@@ -112,7 +112,7 @@ pub struct Listen {
     #[serde(default)]
     pub names: Vec<String>,
     /// PEM CAs of client certificates; a certificate that is shown makes its holder the actor `mtls/<URI or common
-    /// name>`. Default: none is asked for. A change needs a restart.
+    /// name>`. The file is followed: what changes counts for new tunnels. Default: none is asked for.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Tunnel, Tunnels, notice};
 use crate::connect::{
     actor::{Actor, renew_after},
-    way::Opened,
+    way::{Opened, follow::Follow},
 };
 
 /// A tunnel is replaced at this age at the latest, so that middleboxes with long memories and load balancing get their
@@ -88,15 +88,16 @@ pub(crate) async fn live(
     cut: CancellationToken,
 ) {
     let tunnel = care.tunnels.add(&opened);
-    let Opened { driver, notices, state, .. } = opened;
+    let Opened { driver, notices, state, follow, .. } = opened;
     drop(opened.client);
+    follow.adopt(&state.trust_anchors);
     let mut driver = care.shutdown.spawn(driver);
     let why = tokio::select! {
         biased;
         () = care.shutdown.forced() => Retired::Stopped,
         () = care.stop.cancelled() => Retired::Stopped,
         () = retire.cancelled() => Retired::Replaced,
-        why = serve(&care, &tunnel, state, notices, &mut driver) => why,
+        why = serve(&care, &tunnel, state, notices, &follow, &mut driver) => why,
     };
     care.tunnels.remove(tunnel.id);
     let (id, way) = (tunnel.id, tunnel.way);
@@ -127,6 +128,7 @@ async fn serve(
     tunnel: &Tunnel,
     state: pb::DescribeResponse,
     mut notices: mpsc::Receiver<String>,
+    follow: &Follow,
     driver: &mut JoinHandle<Result<(), ConnectionError>>,
 ) -> Retired {
     let age = sleep(AGE_MAX - jitter());
@@ -156,9 +158,12 @@ async fn serve(
             },
             event = events.next(), if events_open => match event {
                 Some(pb::watch_event::Event::Drain(_)) => return Retired::GatewayDrains,
-                Some(pb::watch_event::Event::State(state)) if state.actor_expires > 0 => {
-                    tunnel.actor_is(&state);
-                    renew_at = Instant::now() + renew_after(care.clock.now(), state.actor_expires);
+                Some(pb::watch_event::Event::State(state)) => {
+                    follow.adopt(&state.trust_anchors);
+                    if state.actor_expires > 0 {
+                        tunnel.actor_is(&state);
+                        renew_at = Instant::now() + renew_after(care.clock.now(), state.actor_expires);
+                    }
                 }
                 Some(_) => {}
                 // A gateway without `Watch`, or one that ended it: GOAWAY and the connection's end still tell us.

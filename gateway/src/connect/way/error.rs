@@ -207,7 +207,7 @@ impl WayCode {
             Self::NoListener => "start the listener in the cluster, or correct the path of the hybrid connection",
             Self::UpgradeBroken => "see the cause; check proxies on the way",
             Self::IdentityMismatch => {
-                "compare the CA fingerprint with the cluster owner and fetch a new trust file (`gateway trust export`); if it is right, somebody else answers"
+                "if the cluster's CA was rotated, this trust file is from before: ask the cluster owner for a new one (`gateway trust export`), compare its fingerprint, and set `trust.follow` to miss none any more; if the file is right, somebody else answers"
             }
             Self::InnerTlsFailed => "check that the listener forwards to the gateway's tunnel port",
             Self::Http2Failed => "compare the versions of both sides",

@@ -67,6 +67,7 @@ fn near_with(authority: &Authority, roots: RootCertStore) -> Near {
         sender: sender::Sender::new(relay::dial::Dialer::default(), identity::tls::client(roots, &[b"http/1.1"])),
         actor: Actor::new(cache, "causeway://factory-a".to_owned()),
         clock: Arc::new(SystemClock),
+        follow: Follow::off(),
         mismatches: Counter::default(),
         events: context.events.clone(),
     };

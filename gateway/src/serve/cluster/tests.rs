@@ -61,7 +61,8 @@ fn a_leaf_is_renewed_at_two_thirds_of_its_life() {
     assert!(authority.will_do(&leaf.certificate, &names(), now + 19 * day));
     assert!(!authority.will_do(&leaf.certificate, &names(), now + 21 * day));
     let shown = Shown::new(authority, names(), None, now).unwrap();
-    assert!(!shown.renew_if_due(now + 19 * day).unwrap());
+    assert_eq!(shown.look(now + 19 * day).unwrap(), Changed::default());
+    assert!(shown.look(now + 21 * day).unwrap().leaf);
 }
 
 #[test]

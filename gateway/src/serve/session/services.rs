@@ -172,13 +172,29 @@ impl tunnel_server::Tunnel for About {
     type WatchStream = Events<WatchEvent>;
 
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let state = WatchEvent { event: Some(watch_event::Event::State(self.state(&request)?)) };
-        let shutdown = self.gateway.context.shutdown.clone();
-        let notice = stream::once(async move {
-            shutdown.draining().await;
-            let within_ms = u32::try_from(daemon::process::GRACE.as_millis()).unwrap_or(u32::MAX);
-            Ok(WatchEvent { event: Some(watch_event::Event::Drain(Drain { within_ms })) })
+        let caller = request.extensions().get::<Arc<Caller>>().cloned();
+        let caller = caller.ok_or_else(|| Status::internal("the call came past authentication"))?;
+        let gateway = Arc::clone(&self.gateway);
+        let mut anchors = gateway.shown.follow_anchors();
+        // The first state goes out at once.
+        anchors.mark_changed();
+        let watching = Some((gateway, caller, anchors));
+        let events = stream::unfold(watching, |watching| async move {
+            let (gateway, caller, mut anchors) = watching?;
+            let shutdown = gateway.context.shutdown.clone();
+            let (event, next) = tokio::select! {
+                biased;
+                Ok(()) = anchors.changed() => {
+                    let state = gateway.describe(&caller);
+                    (watch_event::Event::State(state), Some((gateway, caller, anchors)))
+                }
+                () = shutdown.draining() => {
+                    let within_ms = u32::try_from(daemon::process::GRACE.as_millis()).unwrap_or(u32::MAX);
+                    (watch_event::Event::Drain(Drain { within_ms }), None)
+                }
+            };
+            Some((Ok(WatchEvent { event: Some(event) }), next))
         });
-        Ok(Response::new(stream::once(async { Ok(state) }).chain(notice).boxed()))
+        Ok(Response::new(events.boxed()))
     }
 }
