@@ -12,3 +12,4 @@ pub mod reference;
 pub mod schema;
 pub mod shutdown;
 pub mod watch;
+pub mod workers;

@@ -16,6 +16,7 @@ use crate::{
     log,
     metrics::Metrics,
     shutdown::Shutdown,
+    workers::{Crew, Workers},
 };
 
 mod protect;
@@ -45,6 +46,8 @@ pub struct Context {
     pub events: Events,
     /// What is laid over the configuration file, for whoever reads it again.
     pub overrides: Overrides,
+    /// Where work runs that belongs together.
+    pub workers: Workers,
 }
 
 impl Context {
@@ -58,6 +61,7 @@ impl Context {
             status: StatusBoard::default(),
             events: Events::new(),
             overrides: Overrides::default(),
+            workers: Workers::default(),
         }
     }
 }
@@ -78,8 +82,10 @@ pub struct Program {
 /// How many threads run tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Threads {
-    /// One per core.
+    /// One per core, which share all tasks.
     PerCore,
+    /// One per core, each with tasks of its own ([`Context::workers`]), and one for everything else.
+    Workers,
     /// One: for a sidecar, where memory counts more than throughput.
     One,
 }
@@ -170,19 +176,25 @@ where
     log_panics();
     let runtime = match program.threads {
         Threads::PerCore => tokio::runtime::Builder::new_multi_thread(),
-        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Workers | Threads::One => tokio::runtime::Builder::new_current_thread(),
     }
     .enable_all()
     .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return fail(program, &error, 1),
+    let crew = (program.threads == Threads::Workers).then(Crew::start).transpose();
+    let (runtime, crew) = match (runtime, crew) {
+        (Ok(runtime), Ok(crew)) => (runtime, crew),
+        (Err(error), _) | (_, Err(error)) => return fail(program, &error, 1),
     };
+    let workers = crew.as_ref().map(|crew| crew.workers().clone()).unwrap_or_default();
     let settings = loaded.settings;
     let config = loaded.loaded;
     let follow = supervise::Follow { path: config.path.clone(), overrides };
-    let ended = runtime.block_on(supervise::run(program, &settings, follow, |context| start(config, context)));
+    let started = |context| start(config, context);
+    let ended = runtime.block_on(supervise::run(program, &settings, follow, workers, started));
     // Blocking threads (DNS, files) may hang in the kernel; they do not hold up the end.
+    if let Some(crew) = crew {
+        crew.stop(Duration::from_secs(1));
+    }
     runtime.shutdown_timeout(Duration::from_secs(1));
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -60,6 +60,15 @@ impl Shutdown {
         self.tracker.spawn(task)
     }
 
+    /// The same on another runtime than the present one.
+    pub(crate) fn spawn_on<F>(&self, task: F, runtime: &tokio::runtime::Handle) -> tokio::task::JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        self.tracker.spawn_on(task, runtime)
+    }
+
     /// Begins draining.
     pub fn begin(&self) {
         self.drain.cancel();

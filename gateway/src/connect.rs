@@ -21,6 +21,7 @@ use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc};
 use daemon::{
     config::{ConfigError, Loaded},
     process::{Context, StartFailure},
+    workers::Spread,
 };
 use identity::{
     tls::TlsError,
@@ -161,6 +162,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         clock: Arc::clone(&context.clock),
         shutdown: context.shutdown.clone(),
         connections: connections.clone(),
+        workers: context.workers.clone(),
+        clients: context.workers.spread(),
     };
     let mut bound = Vec::with_capacity(values.faces.len());
     for face in &values.faces {
@@ -180,8 +183,9 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         context.shutdown.spawn(connections.track_future(port.serve()));
     }
     let stop = CancellationToken::new();
+    let places = context.workers.spread();
     for cluster in clusters.into_values() {
-        cluster.keep(&context, &stop);
+        cluster.keep(&context, &places, &stop);
     }
     context.shutdown.spawn(stop_last(context.clone(), connections, stop));
     tell(&state, &context);
@@ -285,7 +289,8 @@ impl Cluster {
         Self::read(name, cluster, (&roots, &dialer), &config.base, context, &ConnectMetrics::default()).map(Some)
     }
 
-    fn keep(self, context: &Context, stop: &CancellationToken) {
+    /// Each tunnel stays with one worker, those of one cluster on different ones.
+    fn keep(self, context: &Context, places: &Spread, stop: &CancellationToken) {
         let Self { tunnels, ways, actor, wanted } = self;
         let (_, ways) = watch::channel(ways);
         for _ in 0..wanted {
@@ -296,7 +301,11 @@ impl Cluster {
                 shutdown: context.shutdown.clone(),
                 stop: stop.clone(),
             };
-            context.shutdown.spawn(keep(care, ways.clone()));
+            let (place, ways) = (places.place(|_| true), ways.clone());
+            context.workers.spawn(place.worker(), &context.shutdown, async move {
+                keep(care, ways).await;
+                drop(place);
+            });
         }
     }
 }

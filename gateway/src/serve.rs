@@ -37,7 +37,7 @@ use self::{
     metrics::Metrics,
     port::Port,
     session::services::Services,
-    target::{manner::Manners, pool, pool::Pool, resolve::Resolver, shared::SharedPool},
+    target::{manner::Manners, pool, pools::Pools, resolve::Resolver},
 };
 
 /// It runs.
@@ -113,8 +113,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         shown: Arc::clone(&shown),
         manners,
         sockets: values.unix,
-        pool: Pool::default(),
-        shared: SharedPool::default(),
+        pools: Pools::new(&context.workers),
         metrics: Metrics::register(&context.metrics),
         context: context.clone(),
     });
@@ -163,12 +162,16 @@ async fn keep_swept(gateway: Arc<Gateway>) {
         tokio::select! {
             biased;
             () = gateway.context.shutdown.draining() => {
-                gateway.shared.clear();
-                return gateway.pool.clear();
+                return gateway.pools.all().for_each(|pools| {
+                    pools.shared.clear();
+                    pools.single.clear();
+                });
             }
             () = tokio::time::sleep(pool::SWEEP) => {
-                gateway.shared.sweep();
-                gateway.pool.sweep();
+                gateway.pools.all().for_each(|pools| {
+                    pools.shared.sweep();
+                    pools.single.sweep();
+                });
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::{
     log,
     shutdown::FORCE_WAIT,
     watch,
+    workers::Workers,
 };
 
 /// Why a process ended by itself.
@@ -39,6 +40,7 @@ pub(super) async fn run<R, E, F>(
     program: &Program,
     settings: &Settings,
     follow: Follow,
+    workers: Workers,
     start: impl FnOnce(Context) -> F,
 ) -> Result<(), Failed<E>>
 where
@@ -53,7 +55,7 @@ where
         }
     };
     info!(program = program.name, version = env!("CARGO_PKG_VERSION"), config = %follow.path.display(), "starting");
-    let context = Context { overrides: follow.overrides.clone(), ..Context::new(program.metrics) };
+    let context = Context { overrides: follow.overrides.clone(), workers, ..Context::new(program.metrics) };
     // What observes the process outlives what it does.
     let mut observers = JoinSet::new();
     for address in settings.admin.addresses(program.admin_port) {

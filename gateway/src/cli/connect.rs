@@ -7,9 +7,9 @@ use daemon::process::{CommonArgs, Program, Threads};
 
 use super::Failed;
 
-/// The connector's program. Its tunnels and faces profit from every core.
+/// The connector's program. Its tunnels and their clients are spread over the cores.
 const PROGRAM: Program =
-    Program { name: "gateway connect", metrics: "causeway_connector", admin_port: 9330, threads: Threads::PerCore };
+    Program { name: "gateway connect", metrics: "causeway_connector", admin_port: 9330, threads: Threads::Workers };
 
 /// Arguments of `gateway connect`.
 #[derive(Debug, Args)]

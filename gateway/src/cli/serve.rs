@@ -7,9 +7,9 @@ use daemon::process::{CommonArgs, Program, Threads};
 
 use super::Failed;
 
-/// The gateway's program. Its streams profit from every core.
+/// The gateway's program. Its tunnels are spread over the cores.
 const PROGRAM: Program =
-    Program { name: "gateway serve", metrics: "causeway_gateway", admin_port: 9320, threads: Threads::PerCore };
+    Program { name: "gateway serve", metrics: "causeway_gateway", admin_port: 9320, threads: Threads::Workers };
 
 /// Arguments of `gateway serve`.
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use daemon::workers::Worker;
 use proto::tunnel::failure::{Code, Failure};
 
 use super::{
@@ -60,6 +61,15 @@ impl Clusters {
     /// Their tunnels, by the clusters' names.
     pub(crate) fn all(&self) -> Vec<Tunnels> {
         self.known.load().values().map(|known| known.tunnels.clone()).collect()
+    }
+
+    /// Whether this worker drives a tunnel to one of these clusters; no name stands for all.
+    pub(crate) fn are_on(&self, worker: Worker, names: &[Arc<str>]) -> bool {
+        let known = self.known.load();
+        if names.is_empty() {
+            return known.values().any(|known| known.tunnels.is_on(worker));
+        }
+        names.iter().filter_map(|name| known.get(name)).any(|known| known.tunnels.is_on(worker))
     }
 
     /// Splits a name before the cluster's that it ends with, the longest one that fits: `scorer.models.factory-a`.

@@ -22,7 +22,11 @@ mod wiring;
 use std::{io, sync::Arc, time::Duration};
 
 use ::http::{HeaderMap, Uri};
-use daemon::{clock::SharedClock, shutdown::Shutdown};
+use daemon::{
+    clock::SharedClock,
+    shutdown::Shutdown,
+    workers::{Spread, Workers},
+};
 use proto::tunnel::failure::Failure;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
@@ -50,6 +54,9 @@ pub(crate) struct Ground {
     pub(crate) shutdown: Shutdown,
     /// Knows when the last connection of all faces has ended.
     pub(crate) connections: TaskTracker,
+    pub(crate) workers: Workers,
+    /// How many connections each worker serves.
+    pub(crate) clients: Spread,
 }
 
 /// What the connections of a face need.
@@ -74,7 +81,7 @@ pub(crate) struct Face {
 #[derive(Debug)]
 pub(crate) struct Bound {
     listener: Arc<Listener>,
-    connections: TaskTracker,
+    ground: Ground,
     pub(crate) face: Arc<Face>,
 }
 
@@ -109,23 +116,29 @@ impl Bound {
             };
             tracing::warn!(what, address = %face.address, to = %to, "{says}");
         }
-        Self { listener, connections: ground.connections.clone(), face: Arc::new(face) }
+        Self { listener, ground: ground.clone(), face: Arc::new(face) }
     }
 
-    /// Accepts until shutdown, or until the face is taken away.
+    /// Accepts until shutdown, or until the face is taken away. Each connection goes to a worker that has a tunnel for it.
     pub(crate) async fn serve(self) {
-        let Self { listener, connections, face } = self;
+        let Self { listener, ground, face } = self;
+        let clusters = face.wiring.clusters();
         let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let accepting = async {
             loop {
                 let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok(client) => {
-                        let served = face.clone().connection(client);
-                        face.shutdown.spawn(connections.track_future(async move {
-                            served.await;
-                            drop(permit);
-                        }));
+                        let berth = ground.clients.place(|worker| ground.clusters.are_on(worker, &clusters));
+                        let (worker, face) = (berth.worker(), face.clone());
+                        let served = ground.connections.track_future(async move {
+                            match client.place() {
+                                Ok(client) => face.connection(client).await,
+                                Err(error) => tracing::warn!(address = %face.address, %error, "cannot serve a client"),
+                            }
+                            drop((permit, berth));
+                        });
+                        ground.workers.spawn(worker, &ground.shutdown, served);
                     }
                     Err(error) => {
                         tracing::warn!(address = %face.address, %error, "cannot accept");

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use daemon::workers::Worker;
 use http::HeaderMap;
 use proto::tunnel::{
     client::{Client, Sender},
@@ -39,6 +40,8 @@ pub(crate) struct Tunnel {
     pub(crate) id: u64,
     client: Client,
     pub(crate) way: &'static str,
+    /// Where its connection is driven: streams that are used elsewhere cost more.
+    worker: Worker,
     address: String,
     identity: String,
     since: Instant,
@@ -131,7 +134,7 @@ impl Tunnels {
         self.inner.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens a stream on the least loaded tunnel. `make` gives its metadata and head, once for each attempt.
+    /// Opens a stream on the least loaded tunnel, one of this worker if there is any. `make` gives its metadata and head, once for each attempt.
     pub(crate) async fn open(&self, make: impl Fn() -> (HeaderMap, pb::Open)) -> Result<Stream, Failure> {
         let deadline = tokio::time::Instant::now() + WAIT_FOR_TUNNEL;
         let mut avoid = None;
@@ -172,14 +175,14 @@ impl Tunnels {
     }
 
     fn least_loaded(&self, avoid: Option<u64>) -> Option<Arc<Tunnel>> {
-        let live = self.live();
+        let (live, here) = (self.live(), Worker::here());
         // Among equals take turns, so that idle tunnels share new streams.
         let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
         let count = live.len();
         (0..count)
             .map(|step| &live[(turn + step) % count])
             .filter(|tunnel| tunnel.client.is_open() && Some(tunnel.id) != avoid)
-            .min_by_key(|tunnel| tunnel.client.in_flight())
+            .min_by_key(|tunnel| (tunnel.worker != here, tunnel.client.in_flight()))
             .cloned()
     }
 
@@ -202,6 +205,7 @@ impl Tunnels {
             id: self.inner.ids.fetch_add(1, Ordering::Relaxed),
             client: opened.client.clone(),
             way: opened.way,
+            worker: Worker::here(),
             address: opened.address.clone(),
             identity: opened.identity.clone(),
             since: Instant::now(),
@@ -240,6 +244,11 @@ impl Tunnels {
     /// Tunnels up now.
     pub(crate) fn up(&self) -> usize {
         self.live().iter().filter(|tunnel| tunnel.client.is_open()).count()
+    }
+
+    /// Whether one of them is driven by this worker.
+    pub(crate) fn is_on(&self, worker: Worker) -> bool {
+        self.live().iter().any(|tunnel| tunnel.worker == worker && tunnel.client.is_open())
     }
 
     /// What `/statusz` tells about this cluster.

@@ -15,7 +15,7 @@ use super::{
     config::{Limits, Networks},
     metrics::Metrics,
     session::caller::Caller,
-    target::{dial, dial::Judged, manner::Manners, pool::Pool, resolve::Resolver, shared::SharedPool},
+    target::{dial, dial::Judged, manner::Manners, pools::Pools, resolve::Resolver},
 };
 use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why};
 
@@ -45,10 +45,8 @@ pub struct Gateway {
     pub manners: Manners,
     /// Unix sockets that callers may name.
     pub sockets: BTreeMap<String, PathBuf>,
-    /// Idle connections to targets.
-    pub pool: Pool,
-    /// Connections to targets that requests share.
-    pub shared: SharedPool,
+    /// Connections to targets.
+    pub pools: Pools,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Clock and shutdown.

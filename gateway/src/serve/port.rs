@@ -1,8 +1,9 @@
-//! The tunnel port: accepts, counts, and hands each connection to its own task. Accept errors come in floods, so it
-//! pauses after each. It stops first when draining begins.
+//! The tunnel port: accepts, counts, and hands each connection to a worker, where it stays with all of its streams. Accept
+//! errors come in floods, so it pauses after each. It stops first when draining begins.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use daemon::workers::{Berth, Spread};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -28,6 +29,7 @@ pub(super) struct Port {
     listen: Arc<Listen>,
     gate: Arc<Gate>,
     tunnels: Arc<Semaphore>,
+    connections: Spread,
 }
 
 impl Port {
@@ -38,6 +40,7 @@ impl Port {
             listen: Arc::new(listen),
             gate: Gate::new(limits.handshakes, limits.handshakes_per_address),
             tunnels: Arc::new(Semaphore::new(limits.tunnels)),
+            connections: gateway.context.workers.spread(),
         }
     }
 
@@ -48,7 +51,8 @@ impl Port {
             let accepted = tokio::select! {
                 biased;
                 () = shutdown.draining() => return,
-                accepted = self.listener.accept() => accepted,
+                // The worker that serves it is to be woken by it, not this thread.
+                accepted = self.listener.accept() => accepted.and_then(|(tcp, peer)| Ok((tcp.into_std()?, peer))),
             };
             let (tcp, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -66,7 +70,10 @@ impl Port {
                 Ok((ticket, tunnel)) => {
                     let (listen, gateway, services) =
                         (Arc::clone(&self.listen), Arc::clone(&gateway), Arc::clone(&services));
-                    shutdown.spawn(connection(tcp, peer, listen, gateway, services, ticket, tunnel));
+                    let place = Place { _tunnel: tunnel, berth: self.connections.place(|_| true) };
+                    let (workers, worker) = (gateway.context.workers.clone(), place.berth.worker());
+                    let serve = connection(tcp, peer, listen, gateway, services, ticket, place);
+                    workers.spawn(worker, &shutdown, serve);
                 }
                 Err(refusal) => log(&gateway, peer, &refusal),
             }
@@ -74,15 +81,26 @@ impl Port {
     }
 }
 
+/// What a connection takes up until it ends.
+#[derive(Debug)]
+struct Place {
+    _tunnel: OwnedSemaphorePermit,
+    berth: Berth,
+}
+
 async fn connection(
-    tcp: TcpStream,
+    tcp: std::net::TcpStream,
     peer: SocketAddr,
     listen: Arc<Listen>,
     gateway: Arc<Gateway>,
     services: Arc<Services>,
     ticket: Ticket,
-    tunnel: OwnedSemaphorePermit,
+    place: Place,
 ) {
+    let tcp = match TcpStream::from_std(tcp) {
+        Ok(tcp) => tcp,
+        Err(error) => return tracing::warn!(%peer, %error, "a connection cannot be served"),
+    };
     // Without it all still works, only slower.
     let _ = tcp.set_nodelay(true);
     let tls = gateway.shown.tls();
@@ -98,7 +116,7 @@ async fn connection(
         Ok(admitted) => Box::pin(session::run(admitted, gateway, services)).await,
         Err(refusal) => log(&gateway, peer, &refusal),
     }
-    drop(tunnel);
+    drop(place);
 }
 
 /// Each refusal is one line.

@@ -9,6 +9,7 @@ pub mod http;
 pub mod manner;
 pub mod pipe;
 pub mod pool;
+pub mod pools;
 pub mod resolve;
 pub mod route;
 pub mod shared;

@@ -13,7 +13,7 @@ use std::{
 use socket2::{Domain, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use super::socket::Socket;
+use super::socket::Unplaced;
 use crate::connect::place::Place;
 
 /// Clients that may wait to be accepted, as for TCP.
@@ -76,15 +76,15 @@ impl Listener {
     }
 
     /// The next client.
-    pub(super) async fn accept(&self) -> io::Result<Socket> {
+    pub(super) async fn accept(&self) -> io::Result<Unplaced> {
         match &self.kind {
             Kind::Port(listener) => {
                 let (client, _) = listener.accept().await?;
                 // What is written is whole frames or pieces that somebody waits for. A client that has gone is noticed later.
                 let _ = client.set_nodelay(true);
-                Ok(Socket::Tcp(client))
+                Ok(Unplaced::Tcp(client.into_std()?))
             }
-            Kind::Socket { listener, .. } => Ok(Socket::Unix(listener.accept().await?.0)),
+            Kind::Socket { listener, .. } => Ok(Unplaced::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
 }
@@ -167,7 +167,7 @@ mod tests {
         let listener = bind(&path).await.unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o600);
         let (client, accepted) = tokio::join!(tokio::net::UnixStream::connect(&path), listener.accept());
-        assert!(client.is_ok() && matches!(accepted, Ok(Socket::Unix(_))));
+        assert!(client.is_ok() && matches!(accepted, Ok(Unplaced::Unix(_))));
         drop(listener);
         assert!(!path.exists());
     }

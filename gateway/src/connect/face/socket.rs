@@ -12,6 +12,23 @@ use tokio::{
     net::{TcpStream, UnixStream, tcp, unix},
 };
 
+/// A connection that was accepted and that no runtime watches: whose it is to be is not known yet.
+#[derive(Debug)]
+pub(super) enum Unplaced {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Unplaced {
+    /// Ties it to the runtime that this is called on.
+    pub(super) fn place(self) -> io::Result<Socket> {
+        match self {
+            Self::Tcp(stream) => TcpStream::from_std(stream).map(Socket::Tcp),
+            Self::Unix(stream) => UnixStream::from_std(stream).map(Socket::Unix),
+        }
+    }
+}
+
 /// One connection.
 #[derive(Debug)]
 pub(super) enum Socket {

@@ -47,6 +47,8 @@ impl Setup {
             clock: Arc::clone(&bench.context.clock),
             shutdown: bench.context.shutdown.clone(),
             connections: TaskTracker::new(),
+            workers: bench.context.workers.clone(),
+            clients: bench.context.workers.spread(),
         };
         let (kind, place) = config.place().unwrap();
         let login = config.login.as_ref().map(|login| Login::open(login, std::path::Path::new("/")).unwrap());

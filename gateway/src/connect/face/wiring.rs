@@ -60,6 +60,15 @@ impl Wiring {
         }
     }
 
+    /// The clusters that it leads to; none if any may be named.
+    pub(super) fn clusters(&self) -> Vec<Arc<str>> {
+        match self {
+            Self::One(target) => vec![Arc::clone(&target.cluster)],
+            Self::Routes(routes) => routes.iter().map(|route| Arc::clone(&route.target.cluster)).collect(),
+            Self::Named(default) => default.iter().cloned().collect(),
+        }
+    }
+
     /// The one target there is.
     pub(super) fn only(&self) -> Option<Arc<Target>> {
         match self {

@@ -132,7 +132,7 @@ async fn http(
         checked: &checked,
         peer: tunnel.facts.peer.ip(),
         trace: metadata.get("traceparent").cloned(),
-        pool: &gateway.pool,
+        pool: &gateway.pools.here().single,
         first_byte: gateway.limits.first_byte.0,
         traffic: Arc::clone(&traffic),
     };

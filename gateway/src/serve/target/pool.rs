@@ -19,10 +19,10 @@ use tokio::time::Instant;
 
 use super::{body::RequestBody, wire::Wire};
 
-/// Idle connections of one target. More are only needed while more requests run at once.
+/// Idle connections of one target and worker. More are only needed while more requests run at once.
 const IDLE_PER_TARGET: usize = 64;
 
-/// Idle connections in all: each is a descriptor here and there.
+/// Idle connections of one worker in all: each is a descriptor here and there.
 const IDLE_MAX: usize = 1024;
 
 /// How long a connection may be idle: below what most servers allow (60 to 75 s), above what a burst pauses.

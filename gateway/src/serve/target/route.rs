@@ -45,8 +45,8 @@ impl<'a> Route<'a> {
         if self.checked.upgrade.is_some() {
             return None;
         }
-        let seat = || self.gateway.shared.take(&self.places).map(Connection::Two);
-        let link = || self.gateway.pool.take(&self.places).map(Connection::One);
+        let seat = || self.gateway.pools.here().shared.take(&self.places).map(Connection::Two);
+        let link = || self.gateway.pools.here().single.take(&self.places).map(Connection::One);
         let open = match self.manner.version {
             Version::One => link(),
             Version::Two => seat(),
@@ -66,7 +66,7 @@ impl<'a> Route<'a> {
         let gateway = self.gateway;
         let deadline = Instant::now() + gateway.limits.connect.0;
         let connecting = match (self.manner.version, self.places.first()) {
-            (Version::Two | Version::Either, Some(place)) => gateway.shared.connecting(place),
+            (Version::Two | Version::Either, Some(place)) => gateway.pools.here().shared.connecting(place),
             _ => None,
         };
         let _first = match &connecting {
@@ -79,7 +79,7 @@ impl<'a> Route<'a> {
             None => None,
         };
         if connecting.is_some()
-            && let Some(seat) = gateway.shared.take(&self.places)
+            && let Some(seat) = gateway.pools.here().shared.take(&self.places)
         {
             traffic.called(seat.place.address);
             return Ok(Connection::Two(seat));
@@ -96,14 +96,14 @@ impl<'a> Route<'a> {
             None => (Wire::Tcp(tcp), self.manner.version == Version::Two),
         };
         if two {
-            let seat = gateway.shared.add(wire, place, &gateway.context.shutdown).await.map_err(|error| {
+            let seat = gateway.pools.here().shared.add(wire, place, &gateway.context.shutdown).await.map_err(|error| {
                 let message = format!("{address} does not speak HTTP/2: {error}");
                 Failure::before_target(Code::TargetRefused, message)
             })?;
             return Ok(Connection::Two(seat));
         }
         if connecting.is_some() {
-            gateway.shared.speaks_one(&place);
+            gateway.pools.here().shared.speaks_one(&place);
         }
         Link::new(wire, place).await.map(Connection::One).map_err(|error| {
             Failure::before_target(Code::Internal, format!("the HTTP connection cannot be set up: {error}"))
