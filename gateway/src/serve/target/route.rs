@@ -96,10 +96,11 @@ impl<'a> Route<'a> {
             None => (Wire::Tcp(tcp), self.manner.version == Version::Two),
         };
         if two {
-            let seat = gateway.pools.here().shared.add(wire, place, &gateway.context.shutdown).await.map_err(|error| {
-                let message = format!("{address} does not speak HTTP/2: {error}");
-                Failure::before_target(Code::TargetRefused, message)
-            })?;
+            let seat =
+                gateway.pools.here().shared.add(wire, place, &gateway.context.shutdown).await.map_err(|error| {
+                    let message = format!("{address} does not speak HTTP/2: {error}");
+                    Failure::before_target(Code::TargetRefused, message)
+                })?;
             return Ok(Connection::Two(seat));
         }
         if connecting.is_some() {
