@@ -1,3 +1,4 @@
 //! Against a real Kubernetes control plane.
 
 mod control_plane;
+mod sources;
