@@ -1,15 +1,21 @@
 //! Header fields as a JSON object of texts, in the order and with the spelling in which they came.
 //!
 //! Values that are not texts are made into texts, and an array into several fields of one name, because listeners
-//! written by hand send both. There is no way to fail that would lose the rest of the message.
+//! written by hand send both. The one way to fail is an array that would make far more of a message than it is.
 use std::fmt;
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
     ser::SerializeMap,
 };
 use serde_json::Value;
+
+use super::TEXT_MAX;
+
+/// Most bytes of names and values that are read: twice the largest message. An array repeats its name for each value, so a
+/// message could otherwise stand for ten thousand times its size; fields that really come in several are short.
+pub(super) const READ_MAX: usize = 2 * TEXT_MAX;
 
 /// Name and value pairs.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -76,14 +82,21 @@ impl<'de> Deserialize<'de> for Headers {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
-                let mut fields = Vec::new();
+                let (mut fields, mut room) = (Vec::new(), READ_MAX);
+                let mut field = |name: &str, value: Value| {
+                    let value = text_of(value);
+                    let left = room.checked_sub(name.len() + value.len());
+                    room = left.ok_or_else(|| A::Error::custom("header fields are larger than READ_MAX"))?;
+                    fields.push((name.to_owned(), value));
+                    Ok(())
+                };
                 while let Some((name, value)) = map.next_entry::<String, Value>()? {
                     match value {
                         Value::Null => {}
                         Value::Array(values) => {
-                            fields.extend(values.into_iter().map(|value| (name.clone(), text_of(value))));
+                            values.into_iter().try_for_each(|value| field(&name, value))?;
                         }
-                        value => fields.push((name, text_of(value))),
+                        value => field(&name, value)?,
                     }
                 }
                 Ok(Headers(fields))

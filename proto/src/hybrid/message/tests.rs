@@ -129,6 +129,19 @@ fn several_fields_of_one_name_are_written_as_an_array_at_the_first_ones_place() 
     assert_eq!(text, r#"{"Set-Cookie":["a=1","c=2, d"],"B":"b"}"#);
 }
 
+/// Each value of an array has the name of all: sixteen thousand times thirty thousand bytes would be half a gigabyte.
+#[test]
+fn an_array_does_not_make_a_small_message_a_large_one() {
+    let read = |name: usize, values: usize| {
+        let fields = format!("\"{}\":[{}]", "n".repeat(name), vec!["1"; values].join(","));
+        Message::read(&format!(r#"{{"response":{{"requestId":"r","statusCode":200,"responseHeaders":{{{fields}}}}}}}"#))
+    };
+    assert!(matches!(read(32_000, 16_000), Err(ReadError::Malformed(_))));
+    let values = headers::READ_MAX / 10;
+    assert!(read(9, values).is_ok(), "as much as may be");
+    assert!(matches!(read(9, values + 1), Err(ReadError::Malformed(_))));
+}
+
 #[test]
 fn fields_of_one_name_are_joined() {
     let mut fields = Headers::default();
