@@ -84,6 +84,13 @@ fn a_missing_or_empty_field_is_refused() {
 }
 
 #[test]
+fn a_token_of_4_kib_is_looked_at_and_one_byte_more_is_not() {
+    let padded = |length: usize| format!("{GOLDEN}&x={}", "a".repeat(length - GOLDEN.len() - 3));
+    assert!(check(&padded(MAX_TOKEN), "factory-a").is_ok());
+    assert_eq!(check(&padded(MAX_TOKEN + 1), "factory-a"), Err(SasError::Malformed));
+}
+
+#[test]
 fn what_is_not_a_signature_is_refused() {
     let long = format!("{GOLDEN}&x={}", "a".repeat(MAX_TOKEN));
     for token in ["", "SharedAccessSignature", "SharedAccessSignature ", "Bearer a.b.c", "a.b.c", "é", &long] {
