@@ -88,7 +88,7 @@ pub enum RuleError {
     #[error("a rule has one or two keys: the primary, and the secondary that rotation needs")]
     KeyCount,
     /// Too short a key.
-    #[error("key {0} holds fewer than 128 bits; make one with `relay key` or `openssl rand -base64 32`")]
+    #[error("key {0} holds fewer than 128 bits; make one with `openssl rand -base64 32`")]
     WeakKey(usize),
     /// Too long a key.
     #[error("key {0} is longer than 256 characters")]
