@@ -1,9 +1,9 @@
-//! `relay serve`: the rendezvous server, wire-compatible with Azure Relay Hybrid Connections for WebSocket senders.
+//! `relay serve`: the rendezvous server, wire-compatible with Azure Relay Hybrid Connections.
 //!
-//! Life of a sender: accepted and counted (`door`), its request read (`route`), its token checked (`authorize`)
+//! Life of a WebSocket sender: accepted and counted (`door`), its request read (`route`), its token checked (`authorize`)
 //! before anything is said about the entity, a listener found (`meet`, `rendezvous`), and joined with it (`connect`,
-//! [`crate::splice`]). A listener is a control channel (`control`) and, for each sender, one dial of its own
-//! (`accept`). Refusals are listed in `refusal`.
+//! [`crate::splice`]). An HTTP sender's requests go the same way to `http`, one by one. A listener is a control channel
+//! (`control`) and, for each sender or large request, one dial of its own (`accept`). Refusals are listed in `refusal`.
 //!
 //! The relay never waits for a peer to become ready, keeps nothing on disk, and reads no payload.
 mod accept;
@@ -13,6 +13,7 @@ mod body;
 mod config;
 mod connect;
 mod control;
+mod describe;
 mod door;
 mod entities;
 mod events;

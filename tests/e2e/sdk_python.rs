@@ -44,6 +44,18 @@ async fn a_python_sender_and_a_hyco_ws_listener_understand_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_description_is_read_as_dotnet_reads_it() {
+    within(LIMIT, async {
+        let namespace = Namespace::new().await;
+        let _listener = python::listener(&namespace, "ws").await;
+        let described = python::describe(&namespace, "ws").next("described").await;
+        assert_eq!(described.field("RequiresClientAuthorization").unwrap(), "true");
+        assert_eq!(described.field("ListenerCount").unwrap(), "1");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_listener_written_from_the_published_protocol_accepts_and_rejects() {
     within(LIMIT, async {
         let namespace = Namespace::new().await;

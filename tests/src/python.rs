@@ -20,6 +20,12 @@ pub async fn listener(namespace: &Namespace, entity: &str) -> Driver {
     driver
 }
 
+/// Asks for the description of a hybrid connection as a sender may.
+pub fn describe(namespace: &Namespace, entity: &str) -> Driver {
+    let options = json!({ "url": namespace.url(entity), "token": namespace.send_token(entity) });
+    Driver::start(python("python description", "describe.py", namespace, options, json!({})))
+}
+
 fn python(name: &str, script: &str, namespace: &Namespace, mut options: Value, more: Value) -> Spec {
     let program = repository().join("target/tools/python/bin/python");
     assert!(program.exists(), "{} is missing: run `tests/run setup`", program.display());

@@ -1,5 +1,5 @@
-//! How many listen, as the relay's description of the hybrid connection says. It is read as the .NET SDK reads it; most
-//! credentials of one right may not, and then there is nothing to tell.
+//! How many listen, as the relay's description of the hybrid connection says. It is read as the .NET SDK reads it. A relay
+//! of ours tells whoever has a right there; Azure does not tell every credential of one right, and then nothing is told.
 use bytes::Bytes;
 use http::{Method, Request, header};
 use http_body_util::{BodyExt as _, Empty, Limited};

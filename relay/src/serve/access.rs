@@ -11,7 +11,7 @@ use std::{
 use proto::hybrid::status::clean;
 use tracing::info;
 
-use super::stay::Stay;
+use super::authorize::Grant;
 
 /// Longest holder that a log line shows: issuers make subjects of any length.
 const HOLDER_SHOWN: usize = 128;
@@ -76,8 +76,8 @@ impl Line {
     }
 
     /// By whose grant it goes on.
-    pub(crate) fn held_by(&mut self, stay: &Stay) {
-        self.holder = clean(&stay.grant().holder, HOLDER_SHOWN);
+    pub(crate) fn held_by(&mut self, grant: &Grant) {
+        self.holder = clean(&grant.holder, HOLDER_SHOWN);
     }
 
     /// How it ended and whose doing that was: `none`, `peer`, `sender`, `listener`, `relay`.

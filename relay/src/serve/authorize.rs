@@ -28,6 +28,8 @@ pub(crate) enum Need {
     Listen,
     /// Connect as a sender.
     Send,
+    /// Read the description of a hybrid connection.
+    Describe,
 }
 
 impl Need {
@@ -35,6 +37,7 @@ impl Need {
         let is_met = match self {
             Self::Listen => rights.listen,
             Self::Send => rights.send,
+            Self::Describe => rights.listen || rights.send || rights.manage,
         };
         if is_met { Ok(()) } else { Err(Refusal::RightMissing) }
     }
@@ -173,7 +176,7 @@ pub(crate) async fn check(relay: &Relay, entity: Option<&Entity>, ask: Ask<'_>) 
     let (holder, rights, expires, basis) = if sas::looks_like(token) {
         // A listener serves the whole entity, so its token must cover all of it; a sender's may be for its suffix alone.
         let path = match (entity, need) {
-            (Some(entity), Need::Listen) => entity.name.clone(),
+            (Some(entity), Need::Listen | Need::Describe) => entity.name.clone(),
             _ => compared(ask.path).join("/"),
         };
         let rules: Vec<&Rule> = permits.rules.iter().map(Arc::as_ref).collect();

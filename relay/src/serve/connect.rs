@@ -44,7 +44,7 @@ pub(crate) async fn connect(
         Err(refusal) => return Err((refusal.into(), line)),
     };
     visitor.proven();
-    line.held_by(&stay);
+    line.held_by(&stay.grant());
     let entity = stay.entity();
     let met = async {
         if !entity.settings().kind.takes_websockets() {

@@ -80,7 +80,7 @@ pub(crate) async fn listen(
     relay.offenders.clear(visitor.peer.ip(), asked.target.path());
     line.path.clone_from(&stay.entity().name);
     line.listener.replace_range(.., place.id());
-    line.held_by(&stay);
+    line.held_by(&stay.grant());
     line.status = StatusCode::SWITCHING_PROTOCOLS.as_u16();
     let upgrade = hyper::upgrade::on(&mut asked.request);
     let channel = Channel {

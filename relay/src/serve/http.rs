@@ -90,7 +90,7 @@ pub(crate) async fn send(
     };
     visitor.proven();
     line.path.clone_from(&stay.entity().name);
-    line.held_by(&stay);
+    line.held_by(&stay.grant());
     let gone = CancellationToken::new();
     let guard = gone.clone().drop_guard();
     let moved = line.bytes_up.clone();

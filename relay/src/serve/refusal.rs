@@ -32,6 +32,8 @@ pub enum Refusal {
     KindMismatch,
     /// CONNECT, which no hybrid connection can relay.
     ConnectMethod,
+    /// Anything but GET for the relay itself.
+    ManagementMethod,
     /// No token.
     TokenMissing,
     /// Neither a shared access signature nor a JWT.
@@ -102,6 +104,7 @@ impl Refusal {
         Self::PlainPathWebSocket,
         Self::KindMismatch,
         Self::ConnectMethod,
+        Self::ManagementMethod,
         Self::TokenMissing,
         Self::TokenMalformed,
         Self::TokenSignature,
@@ -144,6 +147,7 @@ impl Refusal {
             | Self::RejectCode
             | Self::ProtocolNotOffered => StatusCode::BAD_REQUEST,
             Self::WebSocketVersion => StatusCode::UPGRADE_REQUIRED,
+            Self::ManagementMethod => StatusCode::METHOD_NOT_ALLOWED,
             // 404 would say that the entity is not there, and 400 that the request is wrong everywhere.
             Self::KindMismatch => StatusCode::NOT_IMPLEMENTED,
             Self::TokenMissing
@@ -245,6 +249,9 @@ impl Refusal {
         match self.status() {
             StatusCode::UNAUTHORIZED => {
                 headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("SharedAccessSignature"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET"));
             }
             StatusCode::UPGRADE_REQUIRED => {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));

@@ -16,7 +16,7 @@ use super::{
     accept,
     access::Line,
     body::Body,
-    connect, control,
+    connect, control, describe,
     door::Visitor,
     http,
     refusal::{Refusal, bare},
@@ -168,6 +168,9 @@ async fn dispatch(
     asked: Asked,
     mut line: Box<Line>,
 ) -> Result<Response<Body>, (Denied, Box<Line>)> {
+    if asked.plain && describe::is_asked_for(asked.request.headers()) {
+        return describe::describe(visitor, asked, line).await;
+    }
     if asked.plain {
         return http::send(visitor, asked, line).await;
     }

@@ -4,6 +4,7 @@ mod choice;
 mod connection;
 mod control;
 mod deadlines;
+mod describe;
 mod head;
 mod listener;
 mod reload;

@@ -46,6 +46,12 @@ impl Refusal {
                 "HTTP's CONNECT asks for a tunnel, and HTTP senders have none.",
                 "Use a WebSocket sender.",
             ),
+            Self::ManagementMethod => (
+                "management_method",
+                "Hybrid connections of this relay are described here, and changed in its files",
+                "A request with X-PROCESS-AT: ServiceBus, which is for the relay itself, is no GET.",
+                "Change hybrid connections with `relay entity`; without that field the request goes to a listener.",
+            ),
             Self::TokenMissing => (
                 "token_missing",
                 "MissingToken: The request has no token",
