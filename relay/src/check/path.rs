@@ -102,6 +102,10 @@ async fn secure(
             let mut finding = failure(Stage::Tls, &error).after(took);
             if let (Some(seen), DialError::Untrusted { .. }) = (witness.and_then(Witness::seen), &error) {
                 finding.text = format!("certificate signed by \"{}\": {}", seen.signer(), finding.text);
+                if seen.is_authority() {
+                    finding.text += ". It is an authority's own, which no client takes from a server: the relay's owner \
+                                     should make another, with basicConstraints=CA:FALSE";
+                }
             }
             return Err(finding);
         }

@@ -110,6 +110,13 @@ impl Seen {
         name.unwrap_or_else(|| "somebody without a name".to_owned())
     }
 
+    /// Whether it is the certificate of an authority, which no client takes from a server: what `openssl req -x509` makes
+    /// unless it is told otherwise.
+    pub(super) fn is_authority(&self) -> bool {
+        let leaf = self.chain.first().and_then(|leaf| x509_parser::parse_x509_certificate(leaf).ok());
+        leaf.is_some_and(|(_, leaf)| leaf.is_ca())
+    }
+
     /// Whether public authorities, as Mozilla lists them, vouch for it.
     pub(super) fn is_public(&self, now: SystemTime) -> bool {
         let public = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };

@@ -104,9 +104,9 @@ async fn a_sound_listener_is_told_stage_by_stage() {
     let relay = Relay::new().await;
     let found = checked(&subject(format!("ws://{}/e", relay.address), Role::Listener, listening()), &straight()).await;
     all_well(&found);
-    let stages: Vec<_> = found.iter().map(|finding| finding.stage).filter(|stage| *stage != Stage::Listeners).collect();
-    use Stage::{Clock, Dns, RoundTrip, Tcp, Token, Upgrade};
-    assert_eq!(stages, [Dns, Tcp, Upgrade, Clock, Token, RoundTrip]);
+    let stages: Vec<_> = found.iter().map(|finding| finding.stage).collect();
+    use Stage::{Clock, Dns, Listeners, RoundTrip, Tcp, Token, Upgrade};
+    assert_eq!(stages, [Dns, Tcp, Upgrade, Clock, Token, Listeners, RoundTrip]);
     assert_eq!(at(&found, Token).text, "Listen on e, and nothing else; 59 min left");
     assert!(at(&found, RoundTrip).text.ends_with(" ms over 2 channels"), "{found:?}");
     crate::support::until("the check has left", || {
@@ -173,6 +173,25 @@ async fn a_private_authority_is_well_where_it_alone_is_trusted_and_named_where_i
     assert!(finding.text.starts_with("certificate signed by \"test\": "), "{finding}");
     let found = checked(&subject(url, Role::Listener, listening()), &straight()).await;
     fails(&found, Stage::Tls, Code::Untrusted);
+}
+
+/// What `openssl req -x509` makes unless it is told otherwise: trusted as an authority, it is no server's all the same.
+#[tokio::test]
+async fn a_server_that_shows_the_certificate_of_an_authority_is_told_what_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = Authority::generate("localhost", DAY).unwrap();
+    std::fs::write(folder.path().join("ca.pem"), &own.certificate).unwrap();
+    let tls = ServerTls::from_pem(&own.certificate, own.key.expose(), &[b"http/1.1"]).unwrap().current();
+    let (address, _serving) = serve(move |stream| {
+        let tls = tls.clone();
+        async move { drop(tokio_rustls::TlsAcceptor::from(tls).accept(stream).await) }
+    })
+    .await;
+    let trust = Trust { system: false, files: vec!["ca.pem".into()] };
+    let trusting = Surroundings::new(Dialer::default(), trust, folder.path()).unwrap();
+    let found = checked(&subject(format!("sb://{address}/e"), Role::Listener, listening()), &trusting).await;
+    let finding = fails(&found, Stage::Tls, Code::Untrusted);
+    assert!(finding.text.ends_with("with basicConstraints=CA:FALSE"), "{finding}");
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -357,6 +376,17 @@ async fn listeners_are_counted_where_the_relay_describes_the_hybrid_connection()
     let found = checked(&subject(format!("ws://{middle}/e"), Role::Listener, listening()), &straight()).await;
     all_well(&found);
     assert_eq!(at(&found, Stage::Listeners).text, "2 listeners are connected besides this check");
+}
+
+#[tokio::test]
+async fn a_relay_of_ours_tells_a_listener_how_many_listen_beside_it() {
+    let relay = Relay::new().await;
+    let subject = subject(format!("ws://{}/e", relay.address), Role::Listener, listening());
+    let found = checked(&subject, &straight()).await;
+    assert_eq!(at(&found, Stage::Listeners).text, "0 listeners are connected besides this check");
+    let _other = relay.listener().await;
+    let found = checked(&subject, &straight()).await;
+    assert_eq!(at(&found, Stage::Listeners).text, "1 listener is connected besides this check");
 }
 
 /// Hands requests on to a relay without what an upgrade needs, as a proxy of HTTP/1.0 does.
