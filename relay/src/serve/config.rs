@@ -275,7 +275,9 @@ impl Validate for Config {
                 );
             }
         }
-        if self.namespace.is_empty() || self.namespace.contains(['/', ':', '@']) {
+        // It stands in tracking ids, Via and descriptions as it is.
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        if self.namespace.is_empty() || !self.namespace.bytes().all(is_host) {
             return fail("namespace", "is a host name alone, without scheme and port, such as relay.example.com");
         }
         check_rules("rules", &self.rules)?;

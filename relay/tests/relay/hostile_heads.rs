@@ -52,6 +52,16 @@ async fn heads_without_an_end_are_not_listened_to() {
     assert_eq!(relay.raw("/$hc/e", &[]).await.status, 401, "everybody else is answered");
 }
 
+/// Host and what makes an upgrade are five of them.
+#[tokio::test]
+async fn a_head_of_a_hundred_lines_is_read_and_one_line_more_is_not() {
+    let relay = Relay::new().await;
+    for (lines, status) in [(100, 401), (101, 431)] {
+        let more: Vec<(&str, &str)> = vec![("X", "y"); lines - 5];
+        assert_eq!(relay.raw("/$hc/e", &more).await.status, status, "{lines}");
+    }
+}
+
 /// Real time, as elsewhere: with a paused clock deadlines would come before connections do.
 #[tokio::test]
 async fn a_head_or_a_tls_session_that_comes_drop_by_drop_is_cut_off_after_ten_seconds() {

@@ -114,6 +114,79 @@ async fn one_hybrid_connection_leaves_a_quarter_of_all_waiting_places_to_others(
     other.accept().await;
 }
 
+/// What a file has that says this of entity `e`, or of the whole relay.
+fn parsed(of_e: &str, of_all: &str) -> Result<(), String> {
+    let text =
+        format!("listen: [{{ address: 127.0.0.1:0 }}]\nnamespace: ns\n{of_all}\nentities: {{ e: {{ {of_e} }} }}\n");
+    let parsed = daemon::config::parse::<relay::serve::Config>(&text, std::path::Path::new("relay.yaml"));
+    parsed.map(drop).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_file_holds_as_many_rules_grants_authenticators_and_letters_as_it_may_and_no_more() {
+    let list = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<Vec<_>>().join(", ");
+    let rule = |number: usize| format!("r{number}: {{ rights: [send], keys: [{{ file: k }}] }}");
+    let rules = |count| format!("rules: {{ {} }}", list(count, &rule));
+    let authenticator = |number: usize| format!("a{number}: {{ issuer: https://a, audience: x, jwks: {{ file: k }} }}");
+    let authenticators = |count| format!("authenticators: {{ {} }}", list(count, &authenticator));
+    let grant = |_| "{ who: { authenticator: a0, subjects: [s] }, rights: [send] }".to_owned();
+    let grants = |count| format!("grants: [{}]", list(count, &grant));
+    let name = |length| format!("entities: {{ {}: {{}} }}", "n".repeat(length));
+    let named = |text: &str| {
+        let text = format!("listen: [{{ address: 127.0.0.1:0 }}]\nnamespace: ns\n{text}\n");
+        let parsed = daemon::config::parse::<relay::serve::Config>(&text, std::path::Path::new("relay.yaml"));
+        parsed.map(drop).map_err(|error| error.to_string())
+    };
+    for (largest, too_large, words) in [
+        (parsed(&rules(12), ""), parsed(&rules(13), ""), "entities.e.rules: has 13 rules; 12 is the limit"),
+        (parsed("", &rules(12)), parsed("", &rules(13)), "rules: has 13 rules; 12 is the limit"),
+        (parsed("", &authenticators(16)), parsed("", &authenticators(17)), "authenticators; 16 is the limit"),
+        (
+            parsed(&grants(256), &authenticators(1)),
+            parsed(&grants(257), &authenticators(1)),
+            "entities.e.grants: has 257 grants; 256 is the limit",
+        ),
+        (named(&name(260)), named(&name(261)), "at most 260 characters"),
+    ] {
+        assert_eq!(largest, Ok(()));
+        let error = too_large.unwrap_err();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_serves_ten_thousand_hybrid_connections_and_no_more() {
+    let start = async |count: usize| {
+        let folder = Relay::folder();
+        let entities: String = (0..count).map(|number| format!("  e{number}: {{}}\n")).collect();
+        let file = folder.path().join("relay.yaml");
+        let text = format!("listen: [{{ address: 127.0.0.1:0 }}]\nnamespace: ns\nentities:\n{entities}");
+        std::fs::write(&file, text).unwrap();
+        let context = daemon::process::Context::new("causeway_relay");
+        relay::serve::start(daemon::config::load(&file, &[]).unwrap(), context).await.map(drop)
+    };
+    start(10_000).await.unwrap();
+    let error = start(10_001).await.unwrap_err();
+    let text = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+    assert!(text.contains("more than 10000"), "{error}: {text}");
+}
+
+#[test]
+fn a_namespace_is_a_host_name_and_nothing_that_would_mean_more_where_it_is_repeated() {
+    let parse = |namespace: &str| {
+        let text = config("{ address: 127.0.0.1:0 }", "");
+        let text = text.replace("namespace: 127.0.0.1", &format!("namespace: {namespace:?}"));
+        daemon::config::parse::<relay::serve::Config>(&text, std::path::Path::new("relay.yaml"))
+    };
+    for good in ["relay.example.com", "my_relay-2", "203.0.113.9"] {
+        assert!(parse(good).is_ok(), "{good}");
+    }
+    for bad in ["", "a:443", "https://a", "u@a", "a b", "a\r\nX: y", "<a>", "a&b", "ä"] {
+        let error = parse(bad).unwrap_err().to_string();
+        assert!(error.contains("namespace: is a host name alone"), "{bad}: {error}");
+    }
+}
+
 #[tokio::test]
 async fn a_site_that_comes_back_all_at_once_behind_one_address_is_served_whole() {
     // More than are served at a time, fewer than may wait.
