@@ -1,5 +1,5 @@
-//! Holds the conformance table of `docs/hybrid-connections.md` to the tests: each statement has one row, and each test that
-//! a row names is there.
+//! Holds the tables of `docs/hybrid-connections.md` to the tests: each statement of the protocol has one row, and each test
+//! that a row names, of these and of the limits, is there.
 use std::{collections::HashMap, fmt, path::Path};
 
 /// The page, below the repository.
@@ -21,7 +21,7 @@ pub enum Problem {
     /// A row names neither a test nor a reason.
     Unproven(usize),
     /// A row names a test that is not in that file.
-    NoSuchTest(usize, String),
+    NoSuchTest(String, String),
 }
 
 impl fmt::Display for Problem {
@@ -39,14 +39,17 @@ impl fmt::Display for Problem {
 /// Checks the table in `page`; files are looked for below `root`.
 pub fn check(page: &str, root: &Path) -> Vec<Problem> {
     let (mut problems, mut due, mut sources) = (Vec::new(), 1, HashMap::new());
-    for (number, proof) in rows(page) {
-        if number != due {
-            problems.push(Problem::Order(number, due));
-        }
-        due = number + 1;
+    for (row, proof) in rows(page) {
         let tests: Vec<&str> = proof.split('`').skip(1).step_by(2).filter(|quoted| quoted.contains(".rs::")).collect();
-        if tests.is_empty() && !proof.contains(WITHOUT) {
-            problems.push(Problem::Unproven(number));
+        // Other tables have names where this one has numbers.
+        if let Ok(number) = row.parse::<usize>() {
+            if number != due {
+                problems.push(Problem::Order(number, due));
+            }
+            due = number + 1;
+            if tests.is_empty() && !proof.contains(WITHOUT) {
+                problems.push(Problem::Unproven(number));
+            }
         }
         for test in tests {
             let (file, name) = test.split_once("::").unwrap_or((test, ""));
@@ -54,7 +57,7 @@ pub fn check(page: &str, root: &Path) -> Vec<Problem> {
                 .entry(file.to_owned())
                 .or_insert_with(|| std::fs::read_to_string(root.join(file)).unwrap_or_default());
             if !has_test(source, name) {
-                problems.push(Problem::NoSuchTest(number, test.to_owned()));
+                problems.push(Problem::NoSuchTest(row.to_owned(), test.to_owned()));
             }
         }
     }
@@ -64,11 +67,11 @@ pub fn check(page: &str, root: &Path) -> Vec<Problem> {
     problems
 }
 
-/// Number and last cell of each row that begins with a number.
-fn rows(page: &str) -> impl Iterator<Item = (usize, &str)> {
+/// First and last cell of each row.
+fn rows(page: &str) -> impl Iterator<Item = (&str, &str)> {
     page.lines().filter_map(|line| {
         let mut cells = line.strip_prefix('|')?.trim_end().strip_suffix('|')?.split('|');
-        Some((cells.next()?.trim().parse().ok()?, cells.next_back()?))
+        Some((cells.next()?.trim(), cells.next_back()?))
     })
 }
 
@@ -111,7 +114,9 @@ mod tests {
         assert_eq!(table(&["| 1 | One | surely |"]), [Problem::Unproven(1)]);
         for test in ["t.rs::helper", "t.rs::a_tes", "u.rs::a_test"] {
             let row = format!("| 1 | One | `{test}` |");
-            assert_eq!(table(&[&row]), [Problem::NoSuchTest(1, test.to_owned())]);
+            assert_eq!(table(&[&row]), [Problem::NoSuchTest("1".to_owned(), test.to_owned())]);
+            let row = format!("| a limit | 7 | `{test}` |");
+            assert_eq!(table(&[&row]), [Problem::NoSuchTest("a limit".to_owned(), test.to_owned())]);
         }
         assert_eq!(check("", Path::new("")), [Problem::Missing(1)]);
     }
