@@ -209,10 +209,7 @@ pub async fn send(config: Loaded<Config>, context: &Context, call: Call) -> Resu
             Speaks::Caller
         }
     };
-    let cluster = Cluster::of(&config, &call.cluster, context)?.ok_or_else(|| CallError::UnknownCluster {
-        name: call.cluster.clone(),
-        known: config.values.clusters.keys().cloned().collect::<Vec<_>>().join(", "),
-    })?;
+    let cluster = Cluster::of(&config, &call.cluster, context)?.ok_or_else(|| unknown(&config, &call.cluster))?;
     let opened = open(&cluster, &call.cluster).await?;
     let stream = StreamId::new(context.clock.now());
     let failed = |refusal: Refusal| CallError::Failed(Box::new(Failed::of(refusal, stream, &call.cluster)));
@@ -294,8 +291,14 @@ fn target(call: &Call) -> Result<(Target, Uri), CallError> {
     Ok((target, path))
 }
 
+/// What is wrong with a cluster's name.
+pub(crate) fn unknown(config: &Loaded<Config>, name: &str) -> CallError {
+    let known = config.values.clusters.keys().cloned().collect::<Vec<_>>().join(", ");
+    CallError::UnknownCluster { name: name.to_owned(), known }
+}
+
 /// Tries the ways in their order.
-async fn open(cluster: &Cluster, name: &str) -> Result<Opened, CallError> {
+pub(crate) async fn open(cluster: &Cluster, name: &str) -> Result<Opened, CallError> {
     let mut ways = Vec::new();
     for way in &*cluster.ways {
         match way.open().await {

@@ -4,6 +4,8 @@
 mod audit;
 mod call;
 mod connect;
+mod describe;
+mod kubeconfig;
 mod policy;
 mod serve;
 mod trust;
@@ -29,6 +31,10 @@ enum Command {
     Connect(connect::Arguments),
     /// Send one request through a tunnel of its own, like curl.
     Call(Box<call::Arguments>),
+    /// Say what a cluster's gateway is, and what it knows of its cluster.
+    Describe(describe::Arguments),
+    /// Write a kubeconfig that points at a Kubernetes face of the connector.
+    Kubeconfig(kubeconfig::Arguments),
     /// The cluster's identity, for those who must trust it.
     Trust(trust::Arguments),
     /// Questions to the policy.
@@ -72,6 +78,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Connect(arguments) => connect::run(&arguments),
         Command::Call(arguments) => call::run(&arguments),
+        Command::Describe(arguments) => describe::run(&arguments),
+        Command::Kubeconfig(arguments) => kubeconfig::run(&arguments),
         Command::Trust(arguments) => trust::run(&arguments),
         Command::Policy(arguments) => policy::run(&arguments),
         Command::Audit(arguments) => audit::run(&arguments),

@@ -37,7 +37,10 @@ use self::{
     actor::Actor,
     clusters::Clusters,
     config::{ClusterConfig, WayConfig},
-    face::{Bound, Face, Ground, Login},
+    face::{
+        Bound, Face, Ground, Login,
+        kubernetes::authority::{self, AuthorityError},
+    },
     metrics::ConnectMetrics,
     place::{Place, PlaceError},
     tunnels::{
@@ -124,6 +127,9 @@ pub enum StartError {
     /// A face's password cannot be used.
     #[error("faces: the password of a login cannot be used")]
     Login(#[source] ConfigError),
+    /// The CA of Kubernetes faces cannot be used.
+    #[error("state: the CA of Kubernetes faces cannot be used")]
+    Authority(#[source] AuthorityError),
     /// A face's place cannot be bound.
     #[error("faces: {place} cannot be bound")]
     Bind {
@@ -157,7 +163,11 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     }
     let connections = TaskTracker::new();
     let known = clusters.values().map(|cluster| cluster.tunnels.clone());
+    let any = values.faces.iter().any(|face| face.kubernetes.is_some());
+    let authority = any.then(|| authority::open(&base.join(&values.state), context.clock.now())).transpose();
+    let authority = authority.map_err(StartError::Authority)?;
     let ground = Ground {
+        authority: authority.map(Arc::new),
         clusters: Clusters::new(known, metrics),
         clock: Arc::clone(&context.clock),
         shutdown: context.shutdown.clone(),

@@ -1,5 +1,6 @@
 //! The cluster owner's policy: who may call what through the gateway. Deny by default; rules only grant, so their order
-//! decides nothing but which of several matching rules is named in the log.
+//! decides nothing but which of several matching rules is named in the log, and, for requests to the Kubernetes API, as
+//! whom they are made.
 //!
 //! [`mod@file`] is what the owner writes, [`mod@compile`] turns it into a [`Policy`] or says what is wrong, [`mod@decide`] answers
 //! one question without I/O and without a clock of its own. Nothing here normalises what a caller sent: a path that two
@@ -13,6 +14,7 @@ pub mod compile;
 pub mod decide;
 pub mod file;
 pub mod host;
+pub mod kubernetes;
 pub mod path;
 pub mod rule;
 

@@ -37,7 +37,13 @@ use self::{
     metrics::Metrics,
     port::Port,
     session::services::Services,
-    target::{manner::Manners, pool, pools::Pools, resolve::Resolver},
+    target::{
+        kubernetes::{Api, ApiError},
+        manner::Manners,
+        pool,
+        pools::Pools,
+        resolve::Resolver,
+    },
 };
 
 /// It runs.
@@ -59,6 +65,9 @@ pub enum StartError {
     /// The CA of a target cannot be read.
     #[error("the CAs of targets are not usable")]
     Targets(#[source] TlsError),
+    /// The API server cannot be a target.
+    #[error("the section `kubernetes` is not usable")]
+    Kubernetes(#[from] ApiError),
     /// An authenticator cannot work.
     #[error("the authenticators are not usable")]
     Authenticators(#[from] jwt::StartError),
@@ -79,7 +88,10 @@ impl StartFailure for StartError {
     fn is_bad_config(&self) -> bool {
         match self {
             Self::Policy(error) => !matches!(error, PolicyError::Watch(_)),
-            Self::Authenticators(_) | Self::Targets(_) | Self::Identity(IdentityError::ClientCa { .. }) => true,
+            Self::Authenticators(_)
+            | Self::Targets(_)
+            | Self::Kubernetes(_)
+            | Self::Identity(IdentityError::ClientCa { .. }) => true,
             Self::Identity(_) | Self::Audit(_) | Self::Bind { .. } => false,
         }
     }
@@ -99,6 +111,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let shown = Arc::new(show(&values, &base, &context)?);
     let clock = Arc::clone(&context.clock);
     let authenticators = Authenticators::start(&values.authenticators, &base, clock, &context.shutdown).await?;
+    let kubernetes = values.kubernetes.as_ref();
+    let kubernetes = kubernetes.map(|config| Api::start(config, &values.networks, &base, &context)).transpose()?;
     let address = values.listen.address;
     let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
     let address = listener.local_addr().map_err(|source| StartError::Bind { address, source })?;
@@ -112,6 +126,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         journal: journal.clone(),
         shown: Arc::clone(&shown),
         manners,
+        kubernetes,
         sockets: values.unix,
         pools: Pools::new(&context.workers),
         metrics: Metrics::register(&context.metrics),

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use daemon::process::CommonArgs;
 use gateway::{
-    policy::{Ask, Host, Party, Question, file::Upgrade},
+    policy::{Ask, Host, Party, Question, file::Upgrade, kubernetes::Request},
     serve::{
         Config,
         config::Networks,
@@ -61,7 +61,7 @@ struct Test {
     /// Ask for an upgrade of the HTTP connection.
     #[arg(long, value_enum)]
     upgrade: Option<Protocol>,
-    /// `GET http://host[:port]/path`, `tcp://host:port`, `unix:name`, or `describe`.
+    /// `GET http://host[:port]/path`, `tcp://host:port`, `GET kubernetes:/path`, `unix:name`, or `describe`.
     #[arg(required = true, num_args = 1..=2, value_name = "QUESTION")]
     question: Vec<String>,
 }
@@ -77,6 +77,7 @@ enum Protocol {
 enum Asked {
     Http { method: String, host: Host, port: u16, path: String },
     Tcp { host: Host, port: u16 },
+    Kubernetes { method: String, path: String },
     Unix { name: String },
     Describe,
 }
@@ -99,7 +100,23 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
         }
     };
     let asked = parse(&test.question)?;
+    let request;
     let ask = match &asked {
+        Asked::Kubernetes { method, path } => {
+            let Some(kubernetes) = &values.kubernetes else {
+                super::answer("denied: the API server is no target of this gateway: its config has no `kubernetes`\n")?;
+                return Ok(ExitCode::FAILURE);
+            };
+            let own_namespace = kubernetes.own_namespace().map_err(anyhow::Error::from)?;
+            request = match Request::read(method, path, test.upgrade.is_some()) {
+                Ok(request) => request,
+                Err(unreadable) => {
+                    super::answer(&format!("denied: ambiguous request: {unreadable}\n"))?;
+                    return Ok(ExitCode::FAILURE);
+                }
+            };
+            Ask::Kubernetes { request: &request, ours: request.touches_ours(&own_namespace), identity: None }
+        }
         Asked::Http { method, host, port, path } => {
             let upgrade = test.upgrade.map(|protocol| match protocol {
                 Protocol::Websocket => Upgrade::Websocket,
@@ -125,7 +142,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
     let external = test.external || matches!(judged, Some((_, Verdict::External)));
     match policy.decide(&Question { subject, actor, ask, external, at: now }) {
         Ok(rule) => {
-            super::answer(&format!("allowed by rule \"{}\": {subject} {ask}\n", rule.name()))?;
+            let becomes = match rule.identity(&subject) {
+                None => String::new(),
+                Some(Ok(identity)) => format!(" as {identity}"),
+                Some(Err(error)) => {
+                    let message = format!("denied: rule \"{}\" makes no user of {subject}: {error}\n", rule.name());
+                    super::answer(&message)?;
+                    return Ok(ExitCode::FAILURE);
+                }
+            };
+            super::answer(&format!("allowed by rule \"{}\": {subject} {ask}{becomes}\n", rule.name()))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(denial) => {
@@ -146,13 +172,19 @@ fn parse(question: &[String]) -> anyhow::Result<Asked> {
         [what] if what == "describe" => return Ok(Asked::Describe),
         [url] => ("GET", url),
         [method, url] => (method.as_str(), url),
-        _ => bail!("a question is `GET http://host/path`, `tcp://host:port`, `unix:name` or `describe`"),
+        _ => bail!(
+            "a question is `GET http://host/path`, `tcp://host:port`, `GET kubernetes:/path`, `unix:name` or `describe`"
+        ),
     };
     if let Some(name) = url.strip_prefix("unix:") {
         return Ok(Asked::Unix { name: name.to_owned() });
     }
-    let (scheme, rest) =
-        url.split_once("://").with_context(|| format!("\"{url}\" has no scheme http://, https://, tcp:// or unix:"))?;
+    if let Some(path) = url.strip_prefix("kubernetes:").filter(|path| path.starts_with('/')) {
+        return Ok(Asked::Kubernetes { method: method.to_owned(), path: path.to_owned() });
+    }
+    let (scheme, rest) = url
+        .split_once("://")
+        .with_context(|| format!("\"{url}\" has no scheme http://, https://, tcp://, kubernetes:/ or unix:"))?;
     let (authority, path) = match rest.find('/') {
         Some(slash) => rest.split_at(slash),
         None => (rest, "/"),
@@ -199,6 +231,7 @@ mod tests {
         match parse(&question).map_err(|error| format!("{error:#}"))? {
             Asked::Http { method, host, port, path } => Ok(format!("{method} {host} {port} {path}")),
             Asked::Tcp { host, port } => Ok(format!("tcp {host} {port}")),
+            Asked::Kubernetes { method, path } => Ok(format!("{method} kubernetes {path}")),
             Asked::Unix { name } => Ok(format!("unix {name}")),
             Asked::Describe => Ok("describe".to_owned()),
         }
@@ -213,8 +246,10 @@ mod tests {
         assert_eq!(shown(&["tcp://db.svc:5432"]).unwrap(), "tcp db.svc 5432");
         assert_eq!(shown(&["https://a.svc/"]).unwrap(), "GET a.svc 443 /");
         assert_eq!(shown(&["unix:docker"]).unwrap(), "unix docker");
+        assert_eq!(shown(&["kubernetes:/api/v1/pods?watch=1"]).unwrap(), "GET kubernetes /api/v1/pods?watch=1");
+        assert_eq!(shown(&["POST", "kubernetes:/api"]).unwrap(), "POST kubernetes /api");
         assert_eq!(shown(&["describe"]).unwrap(), "describe");
-        for bad in ["a.svc/x", "ftp://a.svc/", "tcp://db.svc", "http://a b/"] {
+        for bad in ["a.svc/x", "ftp://a.svc/", "tcp://db.svc", "http://a b/", "kubernetes:api"] {
             assert!(shown(&[bad]).is_err(), "{bad}");
         }
     }

@@ -33,6 +33,9 @@ pub struct Config {
     /// Local ports; default none.
     #[serde(default)]
     pub faces: Vec<FaceConfig>,
+    /// Folder for what the connector keeps between starts: the CA of its Kubernetes faces. Default `state`.
+    #[serde(default = "state_default")]
+    pub state: PathBuf,
     /// Roots for the *outer* TLS sessions to relays and TLS-ending ingresses; default the system's. They never vouch for
     /// a gateway.
     #[serde(default)]
@@ -90,7 +93,7 @@ pub struct WayConfig {
     pub join: Option<SecretRef>,
 }
 
-/// A local face: exactly one of `http`, `tcp`, `socks5` and `connect`. Each listens at `<address>:<port>`, port 0 letting
+/// A local face: exactly one of `http`, `tcp`, `socks5`, `connect` and `kubernetes`. Each listens at `<address>:<port>`, port 0 letting
 /// the kernel choose, or at `unix:<path>`, a socket for this user alone.
 #[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -107,15 +110,19 @@ pub struct FaceConfig {
     /// Be an HTTP CONNECT proxy here, for the same names.
     #[serde(default)]
     pub connect: Option<Place>,
-    /// Where it leads: `cluster/host:port` for `http` and `tcp`. The others may name a `cluster` for what does not name one
+    /// Be the API server of a cluster here, with TLS by a CA of the connector's own: `gateway kubeconfig` writes what kubectl
+    /// needs to use it.
+    #[serde(default)]
+    pub kubernetes: Option<Place>,
+    /// Where it leads: `cluster/host:port` for `http` and `tcp`, a `cluster` for `kubernetes`. The others may name a `cluster` for what does not name one
     /// itself, addresses included; default none.
     #[serde(default)]
     pub to: Option<To>,
     /// `http`: where requests lead by host name and path, in place of `to`; the first route that fits counts.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,
-    /// Whose requests these are: with `caller` a token must come with each; default `caller` for `http`, `connector` for the
-    /// others.
+    /// Whose requests these are: with `caller` a token must come with each; default `caller` for `http` and `kubernetes`,
+    /// `connector` for the others.
     #[serde(default, rename = "as")]
     pub speaks: Option<Speaks>,
     /// Values of `Host` accepted besides loopback names with this port, the target's own name and those of routes; default
@@ -189,11 +196,13 @@ pub enum FaceKind {
     Socks5,
     /// HTTP CONNECT (RFC 9110, section 9.3.6).
     Connect,
+    /// A cluster's API server.
+    Kubernetes,
 }
 
 impl FaceKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: &[Self] = &[Self::Http, Self::Tcp, Self::Socks5, Self::Connect];
+    pub const ALL: &[Self] = &[Self::Http, Self::Tcp, Self::Socks5, Self::Connect, Self::Kubernetes];
 
     /// The word in the file and in logs.
     pub fn name(self) -> &'static str {
@@ -202,16 +211,21 @@ impl FaceKind {
             Self::Tcp => "tcp",
             Self::Socks5 => "socks5",
             Self::Connect => "connect",
+            Self::Kubernetes => "kubernetes",
         }
     }
 
     /// As whom it speaks unless the file says otherwise (SD-3).
     fn speaks(self) -> Speaks {
         match self {
-            Self::Http => Speaks::Caller,
+            Self::Http | Self::Kubernetes => Speaks::Caller,
             Self::Tcp | Self::Socks5 | Self::Connect => Speaks::Connector,
         }
     }
+}
+
+fn state_default() -> PathBuf {
+    "state".into()
 }
 
 fn tunnels_default() -> usize {
@@ -221,7 +235,7 @@ fn tunnels_default() -> usize {
 impl FaceConfig {
     /// Kind and place, if exactly one is given.
     pub fn place(&self) -> Option<(FaceKind, &Place)> {
-        let places = [&self.http, &self.tcp, &self.socks5, &self.connect];
+        let places = [&self.http, &self.tcp, &self.socks5, &self.connect, &self.kubernetes];
         let mut given = FaceKind::ALL.iter().zip(places).filter_map(|(kind, place)| Some((*kind, place.as_ref()?)));
         given.next().filter(|_| given.next().is_none())
     }
@@ -229,6 +243,17 @@ impl FaceConfig {
     /// As whom it speaks, the default of its kind applied.
     pub fn speaks(&self) -> Speaks {
         self.speaks.unwrap_or_else(|| self.place().map_or(Speaks::Connector, |(kind, _)| kind.speaks()))
+    }
+
+    /// Names and addresses under which clients may call a face that is bound there, for its certificate.
+    pub(super) fn names(&self, bound: &Place) -> Vec<String> {
+        let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+        let address = bound.port().map(|address| address.ip()).filter(|address| !address.is_unspecified());
+        names.extend(address.map(|address| address.to_canonical().to_string()));
+        names.extend(self.hosts.iter().filter_map(|host| super::face::guard::parse(host)).map(|(host, _)| host));
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The clusters it names, and under which key.

@@ -6,6 +6,7 @@ mod farewell;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod http;
+pub(crate) mod kubernetes;
 mod life;
 mod listener;
 mod login;
@@ -27,7 +28,9 @@ use daemon::{
     shutdown::Shutdown,
     workers::{Spread, Workers},
 };
+use identity::ca::Authority;
 use proto::tunnel::failure::Failure;
+use rustls::ServerConfig;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -52,6 +55,8 @@ pub(crate) struct Ground {
     pub(crate) clusters: Clusters,
     pub(crate) clock: SharedClock,
     pub(crate) shutdown: Shutdown,
+    /// Signs the certificates of faces that speak TLS, where there are any.
+    pub(crate) authority: Option<Arc<Authority>>,
     /// Knows when the last connection of all faces has ended.
     pub(crate) connections: TaskTracker,
     pub(crate) workers: Workers,
@@ -68,6 +73,8 @@ pub(crate) struct Face {
     pub(crate) speaks: Speaks,
     wiring: Wiring,
     guard: Guard,
+    /// TLS, where the face speaks it.
+    tls: Option<Arc<ServerConfig>>,
     /// What clients must show.
     login: Option<Login>,
     /// HTTP is carried whoever sends it, by a face for bytes.
@@ -95,8 +102,12 @@ impl Bound {
         ground: &Ground,
     ) -> Self {
         let address = listener.place().clone();
+        let tls = ground.authority.as_ref().filter(|_| kind == FaceKind::Kubernetes).map(|authority| {
+            kubernetes::authority::server(authority, config.names(&address), Arc::clone(&ground.clock))
+        });
         let face = Face {
             kind,
+            tls,
             speaks: config.speaks(),
             wiring: Wiring::of(config),
             guard: Guard::new(&address, config),
@@ -162,6 +173,7 @@ impl Face {
             FaceKind::Tcp => tcp::serve(self, client).await,
             FaceKind::Socks5 => socks5::serve(self, client).await,
             FaceKind::Connect => connect::serve(self, client).await,
+            FaceKind::Kubernetes => kubernetes::serve(self, client).await,
         }
     }
 

@@ -47,6 +47,11 @@ impl Target {
         Ok(Self { cluster: cluster.into(), host: host_of(host)?.into(), port })
     }
 
+    /// The API server of a cluster, under the name that it has in all of them. The gateway knows where it really is.
+    pub fn api(cluster: &Arc<str>) -> Self {
+        Self { cluster: Arc::clone(cluster), host: "kubernetes.default.svc".into(), port: 443 }
+    }
+
     /// `host:port`, IPv6 in brackets again.
     pub fn authority(&self) -> String {
         if self.host.contains(':') {

@@ -45,8 +45,8 @@ pub(crate) struct Tunnel {
     address: String,
     identity: String,
     since: Instant,
-    /// The gateway's view of who we are, and until when (Unix seconds).
-    actor: Mutex<(String, i64)>,
+    /// What the gateway has told last: its view of who we are and until when, what it is, what it knows of the cluster.
+    told: Mutex<pb::DescribeResponse>,
     /// Asks for an early renewal of the actor.
     renew: Notify,
 }
@@ -209,7 +209,7 @@ impl Tunnels {
             address: opened.address.clone(),
             identity: opened.identity.clone(),
             since: Instant::now(),
-            actor: Mutex::new((opened.state.actor.clone(), opened.state.actor_expires)),
+            told: Mutex::new(opened.state.clone()),
             renew: Notify::new(),
         });
         self.live().push(Arc::clone(&tunnel));
@@ -287,12 +287,22 @@ impl Tunnel {
         self.renew.notify_one();
     }
 
-    fn actor_is(&self, state: &pb::DescribeResponse) {
-        *self.actor.lock().unwrap_or_else(PoisonError::into_inner) = (state.actor.clone(), state.actor_expires);
+    fn told(&self) -> MutexGuard<'_, pb::DescribeResponse> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The gateway tells all of it.
+    fn describes(&self, state: pb::DescribeResponse) {
+        *self.told() = state;
+    }
+
+    /// The gateway tells what has become of the cluster.
+    fn capacity_is(&self, capacity: pb::Capacity) {
+        self.told().kubernetes = capacity.kubernetes;
     }
 
     fn status(&self) -> serde_json::Value {
-        let (actor, expires) = self.actor.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let told = self.told().clone();
         serde_json::json!({
             "id": self.id,
             "way": self.way,
@@ -302,10 +312,25 @@ impl Tunnel {
             "rtt_ms": self.client.round_trip().map(|rtt| rtt.as_secs_f64() * 1000.0),
             "in_flight": self.client.in_flight(),
             "open": self.client.is_open(),
-            "actor": actor,
-            "actor_expires": expires,
+            "actor": told.actor,
+            "actor_expires": told.actor_expires,
+            "gateway": described(&told),
         })
     }
+}
+
+/// What a gateway tells of itself and its cluster, for `/statusz` and `gateway describe`.
+pub(crate) fn described(state: &pb::DescribeResponse) -> serde_json::Value {
+    let kubernetes = state.kubernetes.as_ref().map(|kubernetes| {
+        let nodes = kubernetes.nodes.as_ref().map(|nodes| {
+            let quantity =
+                |quantity: &pb::Quantity| (quantity.resource.clone(), (quantity.milli as f64 / 1000.0).into());
+            let allocatable: serde_json::Map<_, _> = nodes.allocatable.iter().map(quantity).collect();
+            serde_json::json!({ "count": nodes.count, "ready": nodes.ready, "allocatable": allocatable })
+        });
+        serde_json::json!({ "version": kubernetes.version, "nodes": nodes })
+    });
+    serde_json::json!({ "version": state.version, "features": state.features, "kubernetes": kubernetes })
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     file::{HttpConfig, PartyConfig, PolicyFile, RuleConfig, TcpConfig, UnixConfig},
     host::{HostPattern, HostPatternError},
+    kubernetes::{self, GrantError},
     path::{PathPattern, PathPatternError},
     rule::{BreakGlass, Grant, PartyMatch, Policy, Rule},
 };
@@ -51,11 +52,11 @@ pub enum Problem {
     #[error("another rule has this name; names are unique, since logs speak of them")]
     Duplicate,
     /// No kind, or several.
-    #[error("a rule grants exactly one kind: one of http, tcp, unix, describe")]
+    #[error("a rule grants exactly one kind: one of http, tcp, kubernetes, unix, describe")]
     Kinds,
-    /// A kind that we do not serve.
-    #[error("this gateway does not serve the kind `{0}`; remove the rule")]
-    NotServed(&'static str),
+    /// A kubernetes rule.
+    #[error(transparent)]
+    Kubernetes(#[from] GrantError),
     /// Nobody is named.
     #[error("`who` names nobody: give an authenticator with subjects or groups, or an actor")]
     Nobody,
@@ -89,6 +90,9 @@ pub enum Problem {
     /// `external` on a describe rule.
     #[error("`external` speaks of targets, and a describe rule has none")]
     ExternalDescribe,
+    /// `external` on a kubernetes rule.
+    #[error("`external` speaks of addresses, and the API server's stands in the gateway's config")]
+    ExternalKubernetes,
     /// `external` on a unix rule.
     #[error("`external` speaks of addresses, and a Unix socket has none")]
     ExternalUnix,
@@ -165,16 +169,17 @@ fn compile_rule(config: &RuleConfig, now: SystemTime) -> Result<Rule, Problem> {
     if !is_plain_name(&config.name) {
         return Err(Problem::Name);
     }
-    if config.kubernetes.is_some() {
-        return Err(Problem::NotServed("kubernetes"));
-    }
-    let grant = match (&config.http, &config.tcp, &config.unix, &config.describe) {
-        (Some(http), None, None, None) => compile_http(http)?,
-        (None, Some(tcp), None, None) => compile_tcp(tcp)?,
-        (None, None, Some(_), None) if config.external => return Err(Problem::ExternalUnix),
-        (None, None, Some(unix), None) => compile_unix(unix)?,
-        (None, None, None, Some(_)) if config.external => return Err(Problem::ExternalDescribe),
-        (None, None, None, Some(_)) => Grant::Describe,
+    let grant = match (&config.http, &config.tcp, &config.kubernetes, &config.unix, &config.describe) {
+        (Some(http), None, None, None, None) => compile_http(http)?,
+        (None, Some(tcp), None, None, None) => compile_tcp(tcp)?,
+        (None, None, Some(_), None, None) if config.external => return Err(Problem::ExternalKubernetes),
+        (None, None, Some(kubernetes), None, None) => {
+            Grant::Kubernetes(Box::new(kubernetes::Grant::compile(kubernetes)?))
+        }
+        (None, None, None, Some(_), None) if config.external => return Err(Problem::ExternalUnix),
+        (None, None, None, Some(unix), None) => compile_unix(unix)?,
+        (None, None, None, None, Some(_)) if config.external => return Err(Problem::ExternalDescribe),
+        (None, None, None, None, Some(_)) => Grant::Describe,
         _ => return Err(Problem::Kinds),
     };
     let (subject, actor) = compile_who(config)?;

@@ -7,6 +7,7 @@ use identity::principal::Principal;
 use super::{
     file::Upgrade,
     host::Host,
+    kubernetes,
     rule::{Grant, PathVerdict, Policy, Rule, any_host},
 };
 
@@ -56,6 +57,15 @@ pub enum Ask<'a> {
         /// Target port.
         port: u16,
     },
+    /// One request to the API server.
+    Kubernetes {
+        /// What it asks for.
+        request: &'a kubernetes::Request,
+        /// It touches what the gateway itself stands on.
+        ours: bool,
+        /// As whom it was begun; absent before it begins.
+        identity: Option<&'a kubernetes::Identity>,
+    },
     /// One connection to a Unix socket of the gateway's machine.
     Unix {
         /// Its name in the gateway's config.
@@ -74,6 +84,7 @@ impl fmt::Display for Ask<'_> {
                 upgrade.map_or(Ok(()), |upgrade| write!(f, " (upgrade to {})", upgrade.name()))
             }
             Self::Tcp { host, port } => write!(f, "tcp {host}:{port}"),
+            Self::Kubernetes { request, .. } => write!(f, "kubernetes {request}"),
             Self::Unix { name } => write!(f, "unix {name}"),
             Self::Describe => f.write_str("describe"),
         }
@@ -143,6 +154,18 @@ pub enum Lack {
     Path,
     /// The upgrade.
     Upgrade,
+    /// The verb.
+    Verb,
+    /// The resource.
+    Resource,
+    /// The namespace.
+    Namespace,
+    /// `nodes/proxy` by its name.
+    NodesProxy,
+    /// `self_manage: true`.
+    SelfManage,
+    /// The user and groups as which the request was begun.
+    Identity,
     /// The Unix socket.
     Socket,
     /// `external: true`.
@@ -157,8 +180,10 @@ impl Lack {
         match self {
             Self::Host | Self::Socket => 8,
             Self::Subject | Self::Actor => 4,
-            Self::Port => 3,
+            Self::Port | Self::Namespace => 3,
+            Self::Resource => 2,
             Self::Method | Self::Path | Self::Upgrade | Self::External | Self::Time => 1,
+            Self::Verb | Self::NodesProxy | Self::SelfManage | Self::Identity => 1,
         }
     }
 
@@ -171,6 +196,12 @@ impl Lack {
             Self::Method => "this method",
             Self::Path => "this path",
             Self::Upgrade => "this upgrade",
+            Self::Verb => "this verb",
+            Self::Resource => "this resource",
+            Self::Namespace => "this namespace",
+            Self::NodesProxy => "`nodes/proxy` by its full name",
+            Self::SelfManage => "`self_manage: true` (it touches what the gateway itself stands on)",
+            Self::Identity => "the user and groups as which it was begun",
             Self::Socket => "this socket",
             Self::External => "`external: true` (the target lies outside of the cluster's ranges)",
             Self::Time => "time (its `until` is past)",
@@ -263,6 +294,10 @@ fn lacks(rule: &Rule, question: &Question<'_>) -> Vec<Lack> {
             note(any_host(hosts, host), Lack::Host);
             note(ports.contains(port), Lack::Port);
         }
+        (Grant::Kubernetes(grant), Ask::Kubernetes { request, ours, .. }) => {
+            // What every rule of the kind grants is lacking in none.
+            grant.lacks(request, *ours).filter(|_| !request.is_discovery()).for_each(|lack| note(false, lack));
+        }
         (Grant::Unix { names }, Ask::Unix { name }) => {
             note(names.iter().any(|granted| granted == name), Lack::Socket);
         }
@@ -270,5 +305,6 @@ fn lacks(rule: &Rule, question: &Question<'_>) -> Vec<Lack> {
     }
     note(rule.external || !question.external, Lack::External);
     note(!rule.expired(question.at), Lack::Time);
+    note(rule.keeps_identity(question), Lack::Identity);
     lacks
 }

@@ -37,10 +37,10 @@ pub struct RuleConfig {
     /// Grants `Describe`, `Watch`, health and reflection: `describe: {}`. Whoever holds a tunnel needs it.
     #[serde(default)]
     pub describe: Option<DescribeConfig>,
-    /// Not served by this gateway; refused when the policy is loaded.
+    /// Grants requests to the API server of the gateway's cluster. The first rule of this kind that grants a request also
+    /// says as whom it is made.
     #[serde(default)]
-    #[schemars(with = "Option<std::collections::BTreeMap<String, String>>")]
-    pub kubernetes: Option<serde_json::Value>,
+    pub kubernetes: Option<KubernetesConfig>,
     /// Grants connections to Unix sockets of the gateway's machine.
     #[serde(default)]
     pub unix: Option<UnixConfig>,
@@ -114,6 +114,38 @@ pub struct TcpConfig {
     /// Says that the owner knows: this grant reaches a port whose HTTP requests another rule limits. Default `false`.
     #[serde(default)]
     pub bypasses_http: bool,
+}
+
+/// A grant of requests to the Kubernetes API server. It always includes reading what kinds the API server knows (`/api`,
+/// `/apis`, `/openapi`, `/version`). The cluster's own RBAC decides besides, about the user that the caller becomes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesConfig {
+    /// Verbs as in RBAC: `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for paths the
+    /// method in lower case; `connect` for whatever opens a pipe (`exec`, `attach`, `portforward`, `proxy`), whatever its
+    /// method; or `*` alone.
+    pub verbs: Vec<String>,
+    /// `pods`, `pods/log`, `deployments.apps`, `pods/*`, `*.apps` or `*`; a name without group is of the core group. What
+    /// reaches everything on a node, `nodes/proxy`, counts only by its full name. Default: any, if `namespaces` are given.
+    #[serde(default)]
+    pub resources: Vec<String>,
+    /// Exact names; requests that lie in no namespace, or in all, are then not granted. Default: any, and none.
+    #[serde(default)]
+    pub namespaces: Vec<String>,
+    /// Patterns of paths that are no resources, such as `/healthz`. Default: none but those of discovery.
+    #[serde(default)]
+    pub paths: Vec<String>,
+    /// The user that the caller becomes. Default `causeway:<authenticator>/<subject>`.
+    #[serde(default)]
+    pub as_user: Option<String>,
+    /// Groups that the caller becomes a member of. Default `causeway:<authenticator>/<group>` for each of the caller's groups
+    /// that `who` names.
+    #[serde(default)]
+    pub as_groups: Option<Vec<String>>,
+    /// Also grants what decides about callers: writes and `connect` in the gateway's own namespace, its Secrets and lists of
+    /// all Secrets, its kinds, and the webhooks and policies of admission. Default `false`.
+    #[serde(default)]
+    pub self_manage: bool,
 }
 
 /// A grant of Unix sockets.

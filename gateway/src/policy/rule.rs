@@ -6,6 +6,7 @@ use super::{
     decide::{Ask, Party, Question},
     file::Upgrade,
     host::{Host, HostPattern},
+    kubernetes::{self, Identity, NameError},
     path::PathPattern,
 };
 
@@ -97,6 +98,7 @@ pub(super) enum Grant {
         ports: Vec<u16>,
         bypasses_http: bool,
     },
+    Kubernetes(Box<kubernetes::Grant>),
     Unix {
         names: Vec<String>,
     },
@@ -147,6 +149,22 @@ impl Rule {
             && self.actor.as_ref().is_none_or(|who| who.matches(&question.actor))
             && (self.external || !question.external)
             && !self.expired(question.at)
+            && self.keeps_identity(question)
+    }
+
+    /// As whom a subject speaks to the API server under this rule; nothing for rules of other kinds.
+    ///
+    /// # Errors
+    /// When the subject's name cannot be a user's.
+    pub fn identity(&self, subject: &Party<'_>) -> Option<Result<Identity, NameError>> {
+        let Grant::Kubernetes(grant) = &self.grant else { return None };
+        Some(grant.identity(subject, self.subject.as_ref()))
+    }
+
+    /// Whether a request that is under way may go on as whom it was begun.
+    pub(super) fn keeps_identity(&self, question: &Question<'_>) -> bool {
+        let Ask::Kubernetes { identity: Some(begun), .. } = &question.ask else { return true };
+        matches!(self.identity(&question.subject), Some(Ok(now)) if now == **begun)
     }
 
     pub(super) fn judge_path(&self, ask: &Ask<'_>) -> PathVerdict {
@@ -181,6 +199,7 @@ impl Grant {
                     && asked.is_none_or(|asked| upgrade.contains(&asked))
             }
             (Self::Tcp { hosts, ports, .. }, Ask::Tcp { host, port }) => ports.contains(port) && any_host(hosts, host),
+            (Self::Kubernetes(grant), Ask::Kubernetes { request, ours, .. }) => grant.covers(request, *ours),
             (Self::Unix { names }, Ask::Unix { name }) => names.iter().any(|granted| granted == name),
             (Self::Describe, Ask::Describe) => true,
             _ => false,
@@ -192,6 +211,7 @@ impl Grant {
             (self, ask),
             (Self::Http { .. }, Ask::Http { .. })
                 | (Self::Tcp { .. }, Ask::Tcp { .. })
+                | (Self::Kubernetes(_), Ask::Kubernetes { .. })
                 | (Self::Unix { .. }, Ask::Unix { .. })
                 | (Self::Describe, Ask::Describe)
         )

@@ -1,6 +1,7 @@
 //! Claims about the policy, by table and by property.
 
 mod decisions;
+mod kubernetes;
 mod loading;
 mod patterns;
 

@@ -44,6 +44,7 @@ fn about<const N: usize>(record: &Record, more: [(&str, Option<Value>); N]) -> s
         ("target", text(&record.target)),
         ("method", text(&record.method)),
         ("path", text(&record.path)),
+        ("as_user", text(&record.as_user)),
     ]);
     all.extend(fields(more));
     all

@@ -1,5 +1,7 @@
 //! `gateway.yaml`. Types and the checks that types cannot make; nothing here opens a file or a port.
 
+pub mod kubernetes;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
@@ -15,6 +17,7 @@ use identity::jwt::AuthenticatorConfig;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
+pub use self::kubernetes::KubernetesConfig;
 use crate::policy::{
     Host, PolicyFile,
     compile::{MTLS, is_plain_name},
@@ -49,6 +52,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     pub unix: BTreeMap<String, PathBuf>,
+    /// The API server of this cluster, for rules of the kind `kubernetes`; `{}` in a pod. Default: off, and such requests are
+    /// refused. A change needs a restart.
+    #[serde(default)]
+    pub kubernetes: Option<KubernetesConfig>,
     /// Where every grant, refusal and change of policy is written down, each line chained to the one before. Default:
     /// nowhere but the log.
     #[serde(default)]
@@ -279,6 +286,9 @@ impl Validate for Config {
             if !path.is_absolute() {
                 return wrong(&format!("unix.{name}"), format!("{} is not an absolute path", path.display()));
             }
+        }
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.validate().map_err(|(key, message)| (format!("kubernetes.{key}"), message))?;
         }
         match &self.policy {
             PolicySource::Inline(policy) => {

@@ -6,7 +6,7 @@ use daemon::{audit::Journal, process::Context};
 use identity::jwt::Authenticators;
 use proto::tunnel::{
     failure::{Code, Failure},
-    pb::DescribeResponse,
+    pb::{self, DescribeResponse},
 };
 use tokio::{net::TcpStream, sync::watch, time::Instant};
 
@@ -15,11 +15,11 @@ use super::{
     config::{Limits, Networks},
     metrics::Metrics,
     session::caller::Caller,
-    target::{dial, dial::Judged, manner::Manners, pools::Pools, resolve::Resolver},
+    target::{dial, dial::Judged, kubernetes::Api, manner::Manners, pools::Pools, resolve::Resolver},
 };
-use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why};
+use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why, kubernetes::Identity};
 
-/// Names of minor features that `Describe` tells.
+/// Names of minor features that `Describe` tells; "kubernetes" besides, where the API server is a target.
 const FEATURES: &[&str] = &["http", "https", "h2", "upgrade", "tcp", "unix", "watch"];
 
 /// What all tunnels of one gateway share.
@@ -43,6 +43,8 @@ pub struct Gateway {
     pub resolver: Resolver,
     /// How targets are spoken to.
     pub manners: Manners,
+    /// The API server, if it is a target.
+    pub kubernetes: Option<Arc<Api>>,
     /// Unix sockets that callers may name.
     pub sockets: BTreeMap<String, PathBuf>,
     /// Connections to targets.
@@ -76,6 +78,24 @@ impl Gateway {
         Ok(Arc::clone(rule.name()))
     }
 
+    /// Asks the policy in force for a request to the API server: by which rule, and as whom.
+    ///
+    /// # Errors
+    /// `PolicyDenied`: no rule, or a name that cannot be a user's.
+    pub fn impersonate(&self, caller: &Caller, ask: Ask<'_>) -> Result<(Arc<str>, Identity), Failure> {
+        let policy = Arc::clone(&self.policies.borrow());
+        let rule = policy.decide(&self.question(caller, ask, false)).map_err(|denial| denied(&denial))?;
+        let denied = |message: String| Failure::before_target(Code::PolicyDenied, message);
+        let identity = rule
+            .identity(&(&caller.subject).into())
+            .ok_or_else(|| denied(format!("rule \"{}\" makes no user of {}", rule.name(), caller.subject)))?;
+        let identity = identity.map_err(|error| {
+            denied(format!("rule \"{}\" makes no user of {}: {error}", rule.name(), caller.subject))
+        })?;
+        self.log_break_glass(rule, caller, &ask);
+        Ok((Arc::clone(rule.name()), identity))
+    }
+
     /// Whether the policy still allows what it has allowed before.
     ///
     /// # Errors
@@ -105,13 +125,7 @@ impl Gateway {
         let policy = Arc::clone(&self.policies.borrow());
         let question = self.question(caller, ask, false);
         let rule = policy.decide(&question).map_err(|denial| denied(&denial))?;
-        let resolved = tokio::time::timeout_at(deadline, self.resolver.resolve(host)).await;
-        let addresses = resolved.unwrap_or_else(|_| {
-            Err(Failure::before_target(
-                Code::TargetUnresolved,
-                format!("{host}: the cluster's DNS did not answer in time"),
-            ))
-        })?;
+        let addresses = dial::resolve(&self.resolver, host, deadline).await?;
         let judged = Judged::new(&addresses, port, &self.networks);
         let (rule, external, addresses) = match (judged.inside.is_empty(), judged.external.is_empty()) {
             (true, true) => return Err(judged.refusal()),
@@ -145,14 +159,23 @@ impl Gateway {
     /// What `Describe` tells a caller.
     pub fn describe(&self, caller: &Caller) -> DescribeResponse {
         let expires = caller.actor.expires().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let served = self.kubernetes.as_ref().map(|_| "kubernetes");
         DescribeResponse {
             cluster: self.cluster.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            features: FEATURES.iter().map(|name| (*name).to_owned()).collect(),
+            features: FEATURES.iter().copied().chain(served).map(ToOwned::to_owned).collect(),
             trust_anchors: self.shown.anchors().to_vec(),
             actor: caller.actor.to_string(),
             actor_expires: i64::try_from(expires.as_secs()).unwrap_or(i64::MAX),
+            kubernetes: self.kubernetes.as_ref().and_then(|api| api.facts().borrow().clone()),
         }
+    }
+
+    /// What `Watch` tells when the cluster's capacity has changed.
+    pub fn capacity(&self, kubernetes: Option<pb::Kubernetes>) -> pb::Capacity {
+        let open = self.metrics.streams_open();
+        let streams = u32::try_from(open).unwrap_or(u32::MAX);
+        pb::Capacity { streams, streams_limit: self.limits.streams_per_tunnel, kubernetes }
     }
 
     /// Every use of a break-glass rule is logged (SD-18).

@@ -23,6 +23,8 @@ pub struct Metrics {
     /// Streams that callers opened, whatever became of them.
     pub streams_opened: Counter,
     streams_closed: Family<Reason, Counter>,
+    /// The sum of `streams_closed`, which cannot be asked for it.
+    streams_ended: Counter,
     connections_refused: Family<Reason, Counter>,
 }
 
@@ -48,6 +50,14 @@ impl Metrics {
     /// A stream ended.
     pub fn stream_closed(&self, reason: &'static str) {
         self.streams_closed.get_or_create(&Reason { reason }).inc();
+        self.streams_ended.inc();
+    }
+
+    /// Streams that are open now.
+    pub fn streams_open(&self) -> u64 {
+        // Ended first: one that ends in between counts as open, and none is counted twice.
+        let ended = self.streams_ended.get();
+        self.streams_opened.get().saturating_sub(ended)
     }
 
     /// A connection was refused.

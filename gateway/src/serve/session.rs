@@ -6,6 +6,7 @@
 
 pub mod caller;
 mod forward;
+mod kubernetes;
 pub mod record;
 pub mod revoked;
 pub mod services;

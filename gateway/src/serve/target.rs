@@ -6,6 +6,7 @@ pub mod body;
 pub mod dial;
 pub mod head;
 pub mod http;
+pub mod kubernetes;
 pub mod manner;
 pub mod pipe;
 pub mod pool;

@@ -13,8 +13,17 @@ impl FaceConfig {
         };
         self.validate_leads(key, kind)?;
         self.validate_speaks(key, kind)?;
-        if !matches!(kind, FaceKind::Http | FaceKind::Tcp) && !self.hosts.is_empty() {
-            return Err(problem(format!("{key}.hosts"), "only an http or tcp face checks `Host`: remove it"));
+        if matches!(kind, FaceKind::Socks5 | FaceKind::Connect) && !self.hosts.is_empty() {
+            return Err(problem(
+                format!("{key}.hosts"),
+                "only an http, kubernetes or tcp face checks `Host`: remove it",
+            ));
+        }
+        if kind == FaceKind::Kubernetes && place.port().is_none() {
+            return Err(problem(
+                format!("{key}.kubernetes"),
+                format!("{place}: clients of Kubernetes know no Unix sockets: write an address and a port"),
+            ));
         }
         if let Some((index, host)) = self.hosts.iter().enumerate().find(|(_, host)| guard::parse(host).is_none()) {
             return Err(problem(
@@ -29,7 +38,7 @@ impl FaceConfig {
         if !place.is_private() && !self.open_to_network && self.login.is_none() {
             let or = match kind {
                 FaceKind::Socks5 | FaceKind::Connect => "add `login:`, or ",
-                FaceKind::Http | FaceKind::Tcp => "",
+                FaceKind::Http | FaceKind::Tcp | FaceKind::Kubernetes => "",
             };
             return Err(problem(
                 format!("{key}.{}", kind.name()),
@@ -64,6 +73,13 @@ impl FaceConfig {
                         if kind == FaceKind::Http { "an http" } else { "a tcp" },
                         if kind == FaceKind::Http { ", or `routes:`" } else { "" }
                     ),
+                ));
+            }
+            (FaceKind::Kubernetes, Some(To::Cluster(_))) => {}
+            (FaceKind::Kubernetes, _) => {
+                return Err(problem(
+                    format!("{key}.to"),
+                    "a kubernetes face leads to the API server of one cluster: write `to: <cluster>`",
                 ));
             }
             (FaceKind::Socks5 | FaceKind::Connect, None | Some(To::Cluster(_))) => {}

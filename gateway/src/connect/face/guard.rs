@@ -14,12 +14,15 @@ pub(super) struct Guard {
     hosts: Vec<String>,
     /// Host and port.
     pairs: Vec<(String, u16)>,
+    /// What a `Host` without port means.
+    default_port: u16,
 }
 
 impl Guard {
     /// For a face bound at `bound`.
     pub(super) fn new(bound: &Place, config: &FaceConfig) -> Self {
-        let mut guard = Self { hosts: Vec::new(), pairs: Vec::new() };
+        let default_port = if config.kubernetes.is_some() { 443 } else { 80 };
+        let mut guard = Self { hosts: Vec::new(), pairs: Vec::new(), default_port };
         if let Some(To::Target(target)) = &config.to {
             guard.hosts.push(target.host.to_string());
         }
@@ -73,7 +76,8 @@ impl Guard {
 
     fn admits(&self, authority: &Authority) -> bool {
         let Some((host, port)) = split(authority) else { return false };
-        self.hosts.contains(&host) || self.pairs.iter().any(|(known, at)| *known == host && *at == port.unwrap_or(80))
+        let port = port.unwrap_or(self.default_port);
+        self.hosts.contains(&host) || self.pairs.iter().any(|(known, at)| *known == host && *at == port)
     }
 }
 

@@ -39,14 +39,14 @@ const NEVER_TRAILERS: &[&str] = &[
 ];
 
 /// Interim answers passed over before the final one; a target that sends more has lost its way.
-const INTERIM_MAX: usize = 16;
+pub(super) const INTERIM_MAX: usize = 16;
 
 /// Requests from a face, and answers to it: names beginning like this belong to the contract.
 const OURS: &str = "causeway-";
 /// Where a caller puts its token when the application needs `Authorization` for itself.
 const CAUSEWAY_AUTHORIZATION: &str = "causeway-authorization";
 /// The name of a stream, in metadata.
-const STREAM_ID: &str = "causeway-stream-id";
+pub(super) const STREAM_ID: &str = "causeway-stream-id";
 
 /// A request head that passed, and how to write it as metadata and `open`.
 #[derive(Debug)]
@@ -114,16 +114,20 @@ impl<'a> Outgoing<'a> {
     }
 
     fn passes(&self, name: &HeaderName) -> bool {
-        let text = name.as_str();
-        // The gateway writes Host; where the request came from is its word, too. hyper has answered Expect.
-        let written_there =
-            matches!(text, "host" | "expect" | "forwarded" | "x-real-ip") || text.starts_with("x-forwarded-");
-        !written_there
-            && !CONNECTION_ONLY.contains(&text)
-            && !text.starts_with(OURS)
-            && self.token_field.as_ref() != Some(name)
-            && !self.nominated.iter().any(|nominated| nominated == text)
+        self.token_field.as_ref() != Some(name) && passes(name, &self.nominated)
     }
+}
+
+/// Whether a field of a request goes on, as far as its name says.
+pub(super) fn passes(name: &HeaderName, nominated: &[String]) -> bool {
+    let text = name.as_str();
+    // The gateway writes Host; where the request came from is its word, too. hyper has answered Expect.
+    let written_there =
+        matches!(text, "host" | "expect" | "forwarded" | "x-real-ip") || text.starts_with("x-forwarded-");
+    !written_there
+        && !CONNECTION_ONLY.contains(&text)
+        && !text.starts_with(OURS)
+        && !nominated.iter().any(|nominated| nominated == text)
 }
 
 /// Metadata and first message of a TCP stream.
@@ -137,7 +141,7 @@ pub(crate) fn open_tcp(target: &Target, stream: StreamId) -> (HeaderMap, pb::Ope
 }
 
 /// The bearer token of a request, and the field it came in: ours first, so that the application may have its own.
-fn token(fields: &HeaderMap) -> Result<(HeaderValue, HeaderName), Refusal> {
+pub(super) fn token(fields: &HeaderMap) -> Result<(HeaderValue, HeaderName), Refusal> {
     for name in [HeaderName::from_static(CAUSEWAY_AUTHORIZATION), header::AUTHORIZATION] {
         let mut values = fields.get_all(&name).iter();
         let Some(value) = values.next() else { continue };
@@ -169,7 +173,7 @@ fn upgrade_wanted(fields: &HeaderMap) -> Option<String> {
 }
 
 /// Names listed by `Connection`, lower-case.
-fn nominated(fields: &HeaderMap) -> Vec<String> {
+pub(super) fn nominated(fields: &HeaderMap) -> Vec<String> {
     let values = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(','))
@@ -178,7 +182,7 @@ fn nominated(fields: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-fn fields(from: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> Vec<pb::Field> {
+pub(super) fn fields(from: &HeaderMap, passes: impl Fn(&HeaderName) -> bool) -> Vec<pb::Field> {
     let mut fields = Vec::with_capacity(from.len());
     for (name, value) in from {
         if passes(name) {
@@ -219,7 +223,12 @@ pub(crate) fn answer(head: &pb::Head) -> Result<Option<Head>, AnswerError> {
     if status.is_informational() {
         return Ok(None);
     }
-    let all = header_map(&head.fields)?;
+    Ok(Some((status, passing(&head.fields)?)))
+}
+
+/// The fields of an answer that the client gets.
+pub(super) fn passing(fields: &[pb::Field]) -> Result<HeaderMap, AnswerError> {
+    let all = header_map(fields)?;
     let nominated = nominated(&all);
     let passes = |name: &HeaderName| {
         let text = name.as_str();
@@ -234,7 +243,7 @@ pub(crate) fn answer(head: &pb::Head) -> Result<Option<Head>, AnswerError> {
     for name in dropped {
         fields.remove(name);
     }
-    Ok(Some((status, fields)))
+    Ok(fields)
 }
 
 /// Status and fields of an answer, as the client gets them.

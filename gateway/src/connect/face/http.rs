@@ -28,15 +28,15 @@ use proto::tunnel::{
 
 mod download;
 
-use download::Download;
+pub(super) use download::Download;
 
 /// A request's head must be complete within this time after the connection became idle; it also ends idle connections.
-const HEAD_DEADLINE: Duration = Duration::from_secs(75);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(75);
 /// Largest request head: it must fit into one message of the tunnel, 64 KiB, whose framing of a field is a little longer.
-const HEAD_MAX: usize = 48 * 1024;
+pub(super) const HEAD_MAX: usize = 48 * 1024;
 
 /// Bodies of answers, ours and the targets'.
-type Body = UnsyncBoxBody<Bytes, Failure>;
+pub(super) type Body = UnsyncBoxBody<Bytes, Failure>;
 
 /// Serves one client connection.
 pub(super) async fn serve(face: Arc<Face>, client: Socket) {
@@ -124,17 +124,17 @@ async fn forward(
 }
 
 /// No stream came about. Whatever the reason, it was found here.
-fn unopened(failure: Failure) -> Refusal {
+pub(super) fn unopened(failure: Failure) -> Refusal {
     let mut refusal = Refusal::from(failure);
     refusal.by = By::Connector;
     refusal
 }
 
 /// The body still on its way when the answer has begun; dropping it breaks the stream off.
-type Sending = Option<tokio_util::sync::DropGuard>;
+pub(super) type Sending = Option<tokio_util::sync::DropGuard>;
 
 /// Sends the request until the answer's head is there.
-async fn exchange(
+pub(super) async fn exchange(
     face: &Face,
     stream: Stream,
     upload: Option<Upload<Incoming>>,
@@ -179,7 +179,7 @@ async fn exchange(
 }
 
 /// A gateway that no longer knows us is told again who we are; callers' tokens are their own affair.
-fn notice(failure: &Failure, face: &Face, tunnel: &crate::connect::tunnels::Tunnel) {
+pub(super) fn notice(failure: &Failure, face: &Face, tunnel: &crate::connect::tunnels::Tunnel) {
     if failure.code == Code::Unauthenticated && face.speaks == crate::connect::config::Speaks::Connector {
         tunnel.renew_actor();
     }

@@ -21,15 +21,17 @@ use crate::connect::{
 };
 
 /// A face in front of one tunnel.
-struct Setup {
-    bench: Bench,
-    address: SocketAddr,
-    calls: mpsc::Receiver<Forward>,
+pub(super) struct Setup {
+    pub(super) bench: Bench,
+    pub(super) address: SocketAddr,
+    pub(super) calls: mpsc::Receiver<Forward>,
+    /// Of faces that speak TLS.
+    pub(super) authority: Arc<Authority>,
 }
 
 impl Setup {
     /// `settings` are the face's other keys.
-    async fn new(kind: &str, settings: &str) -> Self {
+    pub(super) async fn new(kind: &str, settings: &str) -> Self {
         let setup = Self::without_tunnel(kind, settings).await;
         let (gateway, calls) = Gateway::new(&setup.bench.context);
         setup.bench.connect(&gateway).await;
@@ -38,11 +40,15 @@ impl Setup {
 
     async fn without_tunnel(kind: &str, settings: &str) -> Self {
         let bench = Bench::new();
+        let cluster = if kind == "kubernetes" { ", to: factory-a" } else { "" };
         let fixed = matches!(kind, "http" | "tcp") && !settings.contains("routes");
-        let to = if fixed { ", to: factory-a/scorer.models.svc:80" } else { "" };
+        let to = if fixed { ", to: factory-a/scorer.models.svc:80" } else { cluster };
         let text = format!("{{ {kind}: 127.0.0.1:0{to}{settings} }}");
         let config: FaceConfig = serde_saphyr::from_str(&text).unwrap();
+        let authority = identity::ca::Authority::generate("faces", std::time::Duration::from_secs(3600)).unwrap();
+        let authority = Arc::new(authority);
         let ground = Ground {
+            authority: Some(Arc::clone(&authority)),
             clusters: Clusters::new([bench.tunnels.clone()], ConnectMetrics::default()),
             clock: Arc::clone(&bench.context.clock),
             shutdown: bench.context.shutdown.clone(),
@@ -56,7 +62,7 @@ impl Setup {
         let address = bound.face.address.port().unwrap();
         bench.context.shutdown.spawn(bound.serve());
         let (_, calls) = Gateway::new(&bench.context);
-        Self { bench, address, calls }
+        Self { bench, address, calls, authority }
     }
 
     async fn call(&mut self) -> Forward {
@@ -64,7 +70,7 @@ impl Setup {
     }
 
     /// Sends bytes and gives everything that is answered until the end.
-    async fn say(&self, bytes: &[u8]) -> Vec<u8> {
+    pub(super) async fn say(&self, bytes: &[u8]) -> Vec<u8> {
         let mut client = self.client().await;
         client.write_all(bytes).await.unwrap();
         let mut answer = Vec::new();
@@ -72,7 +78,7 @@ impl Setup {
         answer
     }
 
-    async fn client(&self) -> TcpStream {
+    pub(super) async fn client(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 }

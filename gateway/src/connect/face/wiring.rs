@@ -34,6 +34,7 @@ impl Wiring {
         match &config.to {
             _ if !config.routes.is_empty() => Self::Routes(config.routes.iter().map(Route::of).collect()),
             Some(To::Target(target)) => Self::One(Arc::new(target.clone())),
+            Some(To::Cluster(cluster)) if config.kubernetes.is_some() => Self::One(Arc::new(Target::api(cluster))),
             Some(To::Cluster(cluster)) => Self::Named(Some(Arc::clone(cluster))),
             None => Self::Named(None),
         }

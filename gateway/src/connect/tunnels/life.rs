@@ -161,11 +161,11 @@ async fn serve(
                 Some(pb::watch_event::Event::State(state)) => {
                     follow.adopt(&state.trust_anchors);
                     if state.actor_expires > 0 {
-                        tunnel.actor_is(&state);
                         renew_at = Instant::now() + renew_after(care.clock.now(), state.actor_expires);
+                        tunnel.describes(state);
                     }
                 }
-                Some(_) => {}
+                Some(pb::watch_event::Event::Capacity(capacity)) => tunnel.capacity_is(capacity),
                 // A gateway without `Watch`, or one that ended it: GOAWAY and the connection's end still tell us.
                 None => events_open = false,
             },
@@ -199,8 +199,9 @@ async fn renew(care: &Care, tunnel: &Tunnel) -> Instant {
     match renewed {
         Ok(Ok(state)) => {
             tracing::debug!(%cluster, tunnel = tunnel.id, expires = state.actor_expires, "actor renewed");
-            tunnel.actor_is(&state);
-            Instant::now() + renew_after(care.clock.now(), state.actor_expires)
+            let renew_at = Instant::now() + renew_after(care.clock.now(), state.actor_expires);
+            tunnel.describes(state);
+            renew_at
         }
         Ok(Err(said)) => {
             tracing::warn!(%cluster, tunnel = tunnel.id, error = %said, "the connector's own proof could not be renewed");

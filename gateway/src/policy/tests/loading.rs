@@ -13,7 +13,6 @@ fn what_cannot_be_meant_is_refused_with_the_reason() {
     for (yaml, problem) in [
         (rule(""), "exactly one kind"),
         (rule(&format!("{http}\n    describe: {{}}")), "exactly one kind"),
-        (rule("    kubernetes: { verbs: [get], namespaces: [models] }"), "does not serve the kind `kubernetes`"),
         (rule("    unix: { names: [] }"), "at least one"),
         (rule("    unix: { names: [\"/run/docker.sock\"] }"), "`names` of a unix rule"),
         (rule("    unix: { names: [docker] }\n    external: true"), "a Unix socket has none"),

@@ -16,7 +16,7 @@ use proto::tunnel::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::{Tunnel, caller::Caller, record::Record, revoked::revoked};
+use super::{Tunnel, caller::Caller, kubernetes, record::Record, revoked::revoked};
 use crate::{
     policy::{Ask, compile::is_plain_name},
     serve::{
@@ -76,6 +76,9 @@ async fn run(
         }
         Some(open::Target::Tcp(target)) => {
             Box::pin(connection(&target, &mut receiver, sender, tunnel, &caller, record)).await
+        }
+        Some(open::Target::Kubernetes(request)) => {
+            Box::pin(kubernetes::serve(request, metadata, receiver, sender, tunnel, &caller, record)).await
         }
         Some(open::Target::Unix(target)) => {
             Box::pin(socket(&target, &mut receiver, sender, tunnel, &caller, record)).await

@@ -139,7 +139,7 @@ pub struct Record {
     pub stream: String,
     /// Trace of the caller.
     pub trace: Option<String>,
-    /// `http`, `tcp` or the method's name.
+    /// `http`, `tcp`, `kubernetes`, `unix` or the method's name.
     pub kind: &'static str,
     /// Who holds the tunnel.
     pub actor: Option<Principal>,
@@ -153,6 +153,8 @@ pub struct Record {
     pub path: Option<String>,
     /// The rule that allowed it.
     pub rule: Option<Arc<str>>,
+    /// The user that the API server was told, for requests to it.
+    pub as_user: Option<String>,
     /// Bytes and times.
     pub traffic: Arc<Traffic>,
     outcome: Option<Result<(), Failure>>,
@@ -174,6 +176,7 @@ impl Record {
             method: None,
             path: None,
             rule: None,
+            as_user: None,
             traffic: Arc::new(Traffic::new()),
             outcome: None,
         }
@@ -216,6 +219,7 @@ impl Drop for Record {
             path = self.path,
             status,
             rule = self.rule.as_deref(),
+            as_user = self.as_user,
             bytes_to_target = traffic.sent.load(Ordering::Relaxed),
             bytes_from_target = traffic.received.load(Ordering::Relaxed),
             first_byte_ms = traffic.answered.get().map(milliseconds),

@@ -8,12 +8,14 @@ use proto::tunnel::{
     DESCRIPTORS,
     failure::{Code, Failure},
     pb::{
-        DescribeRequest, DescribeResponse, Drain, ForwardRequest, ForwardResponse, WatchEvent, WatchRequest,
+        DescribeRequest, DescribeResponse, Drain, ForwardRequest, ForwardResponse, Kubernetes, WatchEvent,
+        WatchRequest,
         tunnel_server::{self, TunnelServer},
         watch_event,
     },
     server::Other,
 };
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming, codegen::Service};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -175,26 +177,42 @@ impl tunnel_server::Tunnel for About {
         let caller = request.extensions().get::<Arc<Caller>>().cloned();
         let caller = caller.ok_or_else(|| Status::internal("the call came past authentication"))?;
         let gateway = Arc::clone(&self.gateway);
+        // Before the first state, so that no change falls between the two.
+        let facts = gateway.kubernetes.as_ref().map(|api| api.facts());
         let mut anchors = gateway.shown.follow_anchors();
         // The first state goes out at once.
         anchors.mark_changed();
-        let watching = Some((gateway, caller, anchors));
+        let watching = Some((gateway, caller, anchors, facts));
         let events = stream::unfold(watching, |watching| async move {
-            let (gateway, caller, mut anchors) = watching?;
+            let (gateway, caller, mut anchors, mut facts) = watching?;
             let shutdown = gateway.context.shutdown.clone();
             let (event, next) = tokio::select! {
                 biased;
                 Ok(()) = anchors.changed() => {
                     let state = gateway.describe(&caller);
-                    (watch_event::Event::State(state), Some((gateway, caller, anchors)))
+                    (watch_event::Event::State(state), Some((gateway, caller, anchors, facts)))
                 }
                 () = shutdown.draining() => {
                     let within_ms = u32::try_from(daemon::process::GRACE.as_millis()).unwrap_or(u32::MAX);
                     (watch_event::Event::Drain(Drain { within_ms }), None)
+                }
+                kubernetes = changed(&mut facts) => {
+                    let capacity = gateway.capacity(kubernetes);
+                    (watch_event::Event::Capacity(capacity), Some((gateway, caller, anchors, facts)))
                 }
             };
             Some((Ok(WatchEvent { event: Some(event) }), next))
         });
         Ok(Response::new(events.boxed()))
     }
+}
+
+/// What is newly known of the cluster; never, where nobody asks.
+async fn changed(facts: &mut Option<watch::Receiver<Option<Kubernetes>>>) -> Option<Kubernetes> {
+    if let Some(facts) = facts
+        && facts.changed().await.is_ok()
+    {
+        return facts.borrow_and_update().clone();
+    }
+    std::future::pending().await
 }

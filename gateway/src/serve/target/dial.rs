@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    sync::Arc,
 };
 
 use proto::tunnel::failure::{Code, Failure};
@@ -11,8 +12,11 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::address::{Class, Verdict, judge};
-use crate::serve::config::Networks;
+use super::{
+    address::{Class, Verdict, judge},
+    resolve::Resolver,
+};
+use crate::{policy::Host, serve::config::Networks};
 
 /// Addresses tried one after the other before giving up.
 const ATTEMPTS_MAX: usize = 4;
@@ -61,10 +65,40 @@ pub async fn connect(
     networks: &Networks,
     deadline: Instant,
 ) -> Result<(TcpStream, SocketAddr), Failure> {
+    connect_unless(addresses, deadline, |address| is_own(address) && !networks.exceptions.contains(&address)).await
+}
+
+/// Connects to the first address that answers, of those that the owner's config names: they are not judged.
+///
+/// # Errors
+/// `TargetRefused`, `TargetTimeout`.
+pub async fn connect_configured(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+) -> Result<(TcpStream, SocketAddr), Failure> {
+    connect_unless(addresses, deadline, |_| false).await
+}
+
+/// All addresses of a host, within a time.
+///
+/// # Errors
+/// `TargetUnresolved`.
+pub async fn resolve(resolver: &Resolver, host: &Host, deadline: Instant) -> Result<Arc<[IpAddr]>, Failure> {
+    timeout_at(deadline, resolver.resolve(host)).await.unwrap_or_else(|_| {
+        let message = format!("{host}: the cluster's DNS did not answer in time");
+        Err(Failure::before_target(Code::TargetUnresolved, message))
+    })
+}
+
+async fn connect_unless(
+    addresses: &[SocketAddr],
+    deadline: Instant,
+    is_forbidden: impl Fn(SocketAddr) -> bool,
+) -> Result<(TcpStream, SocketAddr), Failure> {
     let attempts = addresses.len().min(ATTEMPTS_MAX);
     let mut last = Failure::before_target(Code::TargetUnresolved, "the name has no address");
     for (index, address) in addresses.iter().take(attempts).enumerate() {
-        if is_own(*address) && !networks.exceptions.contains(address) {
+        if is_forbidden(*address) {
             let message = format!("{} is this gateway's own address, which is never called", address.ip());
             last = Failure::before_target(Code::AddressRefused, message);
             continue;

@@ -13,7 +13,7 @@ use proto::tunnel::{
 use crate::policy::{Host, file::Upgrade};
 
 /// Fields of one head; servers take a hundred or so.
-const FIELDS_MAX: usize = 256;
+pub(super) const FIELDS_MAX: usize = 256;
 
 /// Longest method; there is none beyond 17 characters in the registry.
 const METHOD_MAX: usize = 32;
@@ -25,7 +25,7 @@ const UPGRADE_MAX: usize = 32;
 const ANSWER_HEAD_MAX: usize = 48 * 1024;
 
 /// Fields that concern one connection only (RFC 9110 section 7.6.1) and must not be in a forwarded head.
-const HOP_BY_HOP: &[&str] = &[
+pub(super) const HOP_BY_HOP: &[&str] = &[
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -83,7 +83,7 @@ pub struct Wanted {
     pub protocol: HeaderValue,
 }
 
-fn invalid(message: impl Into<String>) -> Failure {
+pub(super) fn invalid(message: impl Into<String>) -> Failure {
     Failure::before_target(Code::InvalidRequest, message)
 }
 
@@ -117,7 +117,10 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
     let (host, port) = target(&request.host, request.port)?;
     let method = check_method(&request.method)?;
     let path = check_path(&request.path)?;
-    let upgrade = check_upgrade(&request)?;
+    let upgrade = check_upgrade(&request.upgrade, request.no_body)?;
+    if h2 && upgrade.is_some() {
+        return Err(invalid("an upgrade, and HTTP/2, which has none"));
+    }
     let mut expects = false;
     let mut length = None;
     let mut fields = HeaderMap::with_capacity(request.fields.len().min(FIELDS_MAX) + 6);
@@ -125,10 +128,7 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
         return Err(invalid(format!("more than {FIELDS_MAX} header fields")));
     }
     for field in request.fields {
-        let name =
-            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid("a header field name is not a token"))?;
-        let value = HeaderValue::from_maybe_shared(field.value)
-            .map_err(|_| invalid(format!("the value of header field {name} has control characters")))?;
+        let (name, value) = parse_field(field)?;
         match name.as_str() {
             "expect" if !value.as_bytes().eq_ignore_ascii_case(b"100-continue") => {
                 return Err(invalid("an expectation other than 100-continue"));
@@ -159,16 +159,21 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
     Ok(Checked { secure, host, port, method, path, fields, length, upgrade, h2, expects })
 }
 
+/// A field as HTTP has it.
+pub(super) fn parse_field(field: Field) -> Result<(HeaderName, HeaderValue), Failure> {
+    let name =
+        HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| invalid("a header field name is not a token"))?;
+    let value = HeaderValue::from_maybe_shared(field.value)
+        .map_err(|_| invalid(format!("the value of header field {name} has control characters")))?;
+    Ok((name, value))
+}
+
 /// What a request asks to change to. Versions of HTTP are not it: their requests would go past every check.
-fn check_upgrade(request: &HttpRequest) -> Result<Option<Wanted>, Failure> {
-    let protocol = request.upgrade.as_str();
+pub(super) fn check_upgrade(protocol: &str, no_body: bool) -> Result<Option<Wanted>, Failure> {
     if protocol.is_empty() {
         return Ok(None);
     }
-    if request.protocol == "h2" {
-        return Err(invalid("an upgrade, and HTTP/2, which has none"));
-    }
-    if !request.no_body {
+    if !no_body {
         return Err(invalid("an upgrade, and a body"));
     }
     let plain =
@@ -189,7 +194,7 @@ fn check_upgrade(request: &HttpRequest) -> Result<Option<Wanted>, Failure> {
     Ok(Some(Wanted { kind, protocol: value }))
 }
 
-fn check_method(method: &str) -> Result<Method, Failure> {
+pub(super) fn check_method(method: &str) -> Result<Method, Failure> {
     if method.len() > METHOD_MAX {
         return Err(invalid("the method is too long"));
     }
@@ -201,7 +206,7 @@ fn check_method(method: &str) -> Result<Method, Failure> {
 }
 
 /// Origin form only, ASCII without spaces and control characters.
-fn check_path(path: &str) -> Result<PathAndQuery, Failure> {
+pub(super) fn check_path(path: &str) -> Result<PathAndQuery, Failure> {
     if !path.starts_with('/') {
         return Err(invalid("the path is not in origin form: it begins with `/`"));
     }
@@ -214,13 +219,13 @@ fn check_path(path: &str) -> Result<PathAndQuery, Failure> {
     }
 }
 
-fn check_length(value: &HeaderValue) -> Result<u64, Failure> {
+pub(super) fn check_length(value: &HeaderValue) -> Result<u64, Failure> {
     let digits = value.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
     digits.and_then(|text| text.parse().ok()).ok_or_else(|| invalid("Content-Length is not a number"))
 }
 
 /// Fields that never go to a target as the caller wrote them. Some servers read `_` as `-`, so we do as well.
-fn is_dropped(name: &str) -> bool {
+pub(super) fn is_dropped(name: &str) -> bool {
     let dashed = if name.contains('_') { name.replace('_', "-") } else { String::new() };
     let name = if dashed.is_empty() { name } else { dashed.as_str() };
     name.starts_with("causeway-")
@@ -287,18 +292,24 @@ impl Checked {
     }
 }
 
+/// The fields that `Connection` names, lower-case.
+pub(super) fn named(fields: &HeaderMap) -> Vec<String> {
+    let values = fields.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect()
+}
+
+/// Whether a field says who its sender is, in the words of Kubernetes.
+pub(super) fn says_who(name: &str) -> bool {
+    let dashed = name.replace('_', "-");
+    dashed == "authorization" || dashed.starts_with("impersonate-") || dashed.starts_with("x-remote-")
+}
+
 /// The target's answer head as it goes to the caller.
 ///
 /// # Errors
 /// `TargetBroken` if it is larger than a message may be.
 pub fn answer(status: http::StatusCode, fields: &HeaderMap) -> Result<Head, Failure> {
-    let named: Vec<String> = fields
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
-        .collect();
+    let named = named(fields);
     // A length beside a transfer coding counts for nothing and must not be passed on (RFC 9112 section 6.3).
     let void_length = fields.contains_key(header::TRANSFER_ENCODING);
     let dropped = |name: &str| {
@@ -352,10 +363,10 @@ fn is_ours(name: &str) -> bool {
 fn is_forbidden_trailer(name: &str) -> bool {
     HOP_BY_HOP.contains(&name)
         || is_dropped(name)
+        || says_who(name)
         || matches!(
             name,
             "expect"
-                | "authorization"
                 | "cache-control"
                 | "content-encoding"
                 | "content-length"

@@ -69,7 +69,7 @@ pub enum Version {
 #[derive(Debug)]
 pub struct Tls {
     /// Tells connections apart that were verified in different ways.
-    id: usize,
+    id: String,
     name: Option<ServerName<'static>>,
     one: Arc<ClientConfig>,
     two: Arc<ClientConfig>,
@@ -154,14 +154,15 @@ impl Manners {
 }
 
 impl Tls {
-    fn new(id: usize, name: Option<ServerName<'static>>, roots: RootCertStore) -> Self {
+    /// Trust in `roots` alone, and the name that the target must have, if it is not the one that is called.
+    pub fn new(id: impl ToString, name: Option<ServerName<'static>>, roots: RootCertStore) -> Self {
         let either = tls::client(roots, &[H2, HTTP1]);
         let only = |protocol: &[u8]| {
             let mut config = ClientConfig::clone(&either);
             config.alpn_protocols = vec![protocol.to_vec()];
             Arc::new(config)
         };
-        Self { id, name, one: only(HTTP1), two: only(H2), either }
+        Self { id: id.to_string(), name, one: only(HTTP1), two: only(H2), either }
     }
 
     fn name(&self, host: &Host) -> Result<ServerName<'static>, Failure> {
@@ -176,7 +177,7 @@ impl Tls {
     /// What tells a connection apart from others to the same address.
     pub fn place(&self, host: &Host) -> String {
         match &self.name {
-            Some(_) => self.id.to_string(),
+            Some(_) => self.id.clone(),
             None => format!("{} {host}", self.id),
         }
     }

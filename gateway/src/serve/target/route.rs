@@ -3,11 +3,15 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use proto::tunnel::failure::{Code, Failure};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     head::Checked,
     http::Connection,
+    kubernetes::Api,
     manner::{Manner, Version},
     pool::{Link, Place},
     wire::Wire,
@@ -21,10 +25,19 @@ use crate::serve::{
 #[derive(Debug)]
 pub struct Route<'a> {
     gateway: &'a Gateway,
-    granted: &'a Granted,
+    to: To<'a>,
     checked: &'a Checked,
     manner: Manner,
     places: Vec<Place>,
+}
+
+/// Whose addresses are called.
+#[derive(Debug)]
+enum To<'a> {
+    /// A target's that was granted.
+    Granted(&'a Granted),
+    /// The API server's.
+    Api(&'a Api, Vec<SocketAddr>),
 }
 
 impl<'a> Route<'a> {
@@ -34,10 +47,20 @@ impl<'a> Route<'a> {
     /// When the two exclude each other.
     pub fn new(gateway: &'a Gateway, granted: &'a Granted, checked: &'a Checked) -> Result<Self, Failure> {
         let manner = gateway.manners.of(checked)?;
-        let verified = manner.tls.as_ref().map(|tls| Arc::from(tls.place(&checked.host)));
-        let place = |address: &SocketAddr| Place { address: *address, verified: verified.clone() };
-        let places = granted.addresses.iter().map(place).collect();
-        Ok(Self { gateway, granted, checked, manner, places })
+        let places = places(&granted.addresses, &manner, checked);
+        Ok(Self { gateway, to: To::Granted(granted), checked, manner, places })
+    }
+
+    /// To the API server.
+    pub fn to_api(
+        gateway: &'a Gateway,
+        api: &'a Api,
+        addresses: Vec<SocketAddr>,
+        checked: &'a Checked,
+        manner: Manner,
+    ) -> Self {
+        let places = places(&addresses, &manner, checked);
+        Self { gateway, to: To::Api(api, addresses), checked, manner, places }
     }
 
     /// A connection that is open already. An upgrade gets one of its own, which serves nothing else.
@@ -84,7 +107,7 @@ impl<'a> Route<'a> {
             traffic.called(seat.place.address);
             return Ok(Connection::Two(seat));
         }
-        let (tcp, address) = gateway.connect(self.granted, &self.checked.host, deadline).await?;
+        let (tcp, address) = self.connect(deadline).await?;
         traffic.called(address);
         let place = |place: &&Place| place.address == address;
         let place = self.places.iter().find(place).cloned().unwrap_or(Place { address, verified: None });
@@ -110,4 +133,16 @@ impl<'a> Route<'a> {
             Failure::before_target(Code::Internal, format!("the HTTP connection cannot be set up: {error}"))
         })
     }
+
+    async fn connect(&self, deadline: Instant) -> Result<(TcpStream, SocketAddr), Failure> {
+        match &self.to {
+            To::Granted(granted) => self.gateway.connect(granted, &self.checked.host, deadline).await,
+            To::Api(api, addresses) => api.connect(addresses, deadline).await,
+        }
+    }
+}
+
+fn places(addresses: &[SocketAddr], manner: &Manner, checked: &Checked) -> Vec<Place> {
+    let verified = manner.tls.as_ref().map(|tls| Arc::from(tls.place(&checked.host)));
+    addresses.iter().map(|address| Place { address: *address, verified: verified.clone() }).collect()
 }

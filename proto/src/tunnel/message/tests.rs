@@ -62,6 +62,45 @@ fn unix_target_has_these_bytes() {
 }
 
 #[test]
+fn kubernetes_request_has_these_bytes() {
+    let request = pb::KubernetesRequest {
+        method: "GET".to_owned(),
+        path: "/api".to_owned(),
+        fields: vec![pb::Field { name: "a".to_owned(), value: Bytes::from_static(b"b") }],
+        no_body: true,
+        upgrade: "spdy/3.1".to_owned(),
+    };
+    let golden = [
+        &[0x1a, 31, 0x0a, 3][..],
+        b"GET",
+        &[0x12, 4],
+        b"/api",
+        &[0x1a, 6, 0x0a, 1],
+        b"a",
+        &[0x12, 1],
+        b"b",
+        &[0x20, 1, 0x2a, 8],
+        b"spdy/3.1",
+    ];
+    assert_eq!(open_bytes(pb::open::Target::Kubernetes(request.clone())), golden.concat());
+    let open = pb::Open::decode(golden.concat().as_slice()).unwrap();
+    assert_eq!(open.target, Some(pb::open::Target::Kubernetes(request)));
+}
+
+#[test]
+fn what_is_told_of_a_cluster_has_these_bytes() {
+    let cpu = pb::Quantity { resource: "cpu".to_owned(), milli: 3920 };
+    let nodes = pb::Nodes { count: 3, ready: 2, allocatable: vec![cpu] };
+    let kubernetes = pb::Kubernetes { version: "v1".to_owned(), nodes: Some(nodes) };
+    let inner =
+        [&[0x0a, 2][..], b"v1", &[0x12, 14, 0x08, 3, 0x10, 2, 0x1a, 8, 0x0a, 3], b"cpu", &[0x10, 0xd0, 0x1e]].concat();
+    let described = pb::DescribeResponse { kubernetes: Some(kubernetes.clone()), ..Default::default() };
+    assert_eq!(described.encode_to_vec(), [&[0x3a, 20][..], &inner].concat());
+    let capacity = pb::Capacity { streams: 1, streams_limit: 2, kubernetes: Some(kubernetes) };
+    assert_eq!(capacity.encode_to_vec(), [&[0x08, 1, 0x10, 2, 0x1a, 20][..], &inner].concat());
+}
+
+#[test]
 fn http_request_with_an_upgrade_and_a_protocol_has_these_bytes() {
     let request = pb::HttpRequest {
         method: "GET".to_owned(),

@@ -28,7 +28,7 @@ use crate::connect::{
 const END_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A body in transit.
-pub(super) struct Download {
+pub(in crate::connect::face) struct Download {
     face: Arc<Face>,
     receiver: Receiver<pb::ForwardResponse>,
     /// Bytes handed to hyper whose credit has not gone back yet.
@@ -61,7 +61,7 @@ struct Delivery {
 }
 
 impl Download {
-    pub(super) fn new(
+    pub(in crate::connect::face) fn new(
         face: Arc<Face>,
         receiver: Receiver<pb::ForwardResponse>,
         sending: Sending,
@@ -74,7 +74,7 @@ impl Download {
     }
 
     /// As hyper wants it.
-    pub(super) fn into_body(self, access: Access) -> Body {
+    pub(in crate::connect::face) fn into_body(self, access: Access) -> Body {
         let bodiless = self.bodiless || self.expected == Some(0);
         let mut delivery = Delivery { inner: Some((self, access)), delivered: bodiless };
         if bodiless {
