@@ -28,6 +28,7 @@ use identity::{
     token::{Cache, TokenError},
 };
 use relay::{dial::Dialer, sender::Sender};
+use proto::tunnel::budget::Budget;
 use rustls::RootCertStore;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -158,8 +159,10 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let dialer = Dialer::open(&values.proxy, &values.trust, &base).map_err(StartError::Proxy)?;
     let metrics = ConnectMetrics::register(&context.metrics);
     let mut clusters = BTreeMap::new();
+    let budget = crate::held::budget(values.limits.buffers, &context.metrics);
     for (name, config) in &values.clusters {
-        clusters.insert(name.as_str(), Cluster::read(name, config, (&roots, &dialer), &base, &context, &metrics)?);
+        let shared = (&roots, &dialer, &budget);
+        clusters.insert(name.as_str(), Cluster::read(name, config, shared, &base, &context, &metrics)?);
     }
     let connections = TaskTracker::new();
     let known = clusters.values().map(|cluster| cluster.tunnels.clone());
@@ -254,7 +257,7 @@ impl Cluster {
     fn read(
         name: &str,
         config: &ClusterConfig,
-        (roots, dialer): (&RootCertStore, &Dialer),
+        (roots, dialer, budget): (&RootCertStore, &Dialer, &Budget),
         base: &Path,
         context: &Context,
         metrics: &ConnectMetrics,
@@ -282,6 +285,7 @@ impl Cluster {
             actor: actor.clone(),
             clock: Arc::clone(&context.clock),
             mismatches: metrics.mismatches.clone(),
+            budget: budget.clone(),
             events: context.events.clone(),
         });
         let candidate = |way| Ok(Arc::new(Candidate::new(Arc::clone(&opener), open_way(way, name, base, context)?)));
@@ -296,7 +300,8 @@ impl Cluster {
         let roots = identity::tls::roots(&config.values.trust, &config.base).map_err(StartError::Roots)?;
         let dialer =
             Dialer::open(&config.values.proxy, &config.values.trust, &config.base).map_err(StartError::Proxy)?;
-        Self::read(name, cluster, (&roots, &dialer), &config.base, context, &ConnectMetrics::default()).map(Some)
+        let shared = (&roots, &dialer, &Budget::default());
+        Self::read(name, cluster, shared, &config.base, context, &ConnectMetrics::default()).map(Some)
     }
 
     /// Each tunnel stays with one worker, those of one cluster on different ones.

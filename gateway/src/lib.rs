@@ -4,6 +4,7 @@ pub mod call;
 pub mod connect;
 pub mod describe;
 pub mod kubeconfig;
+mod held;
 pub mod policy;
 pub mod serve;
 pub mod trust;

@@ -45,6 +45,7 @@ use self::{
         resolve::Resolver,
     },
 };
+use crate::held;
 
 /// It runs.
 #[derive(Debug)]
@@ -116,6 +117,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let address = values.listen.address;
     let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
     let address = listener.local_addr().map_err(|source| StartError::Bind { address, source })?;
+    let buffers = values.limits.buffers;
     let gateway = Arc::new(Gateway {
         cluster: values.cluster,
         resolver: Resolver::new(&values.networks),
@@ -129,6 +131,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         kubernetes,
         sockets: values.unix,
         pools: Pools::new(&context.workers),
+        budget: held::budget(buffers, &context.metrics),
         metrics: Metrics::register(&context.metrics),
         context: context.clone(),
     });

@@ -24,6 +24,9 @@ pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Largest window that a stream grows to: 160 MB/s over 100 ms.
 pub const STREAM_WINDOW_MAX: u32 = 16 << 20;
 
+/// Smallest window that a stream shrinks to while too much is held: one of our largest frames.
+pub const STREAM_WINDOW_MIN: u32 = 64 << 10;
+
 /// The connection window in stream windows: more than one, so that a stream whose reader is stalled cannot hold all
 /// of it and block the stream that would unblock it.
 pub const CONNECTION_WINDOW_RATIO: u32 = 4;

@@ -1,7 +1,9 @@
 //! A tunnel: one HTTP/2 connection that carries gRPC calls, driven by the `h2` crate on both ends.
 
+pub mod budget;
 pub mod client;
 pub mod failure;
+pub mod hold;
 pub mod message;
 pub mod method;
 pub mod receive;

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use daemon::config::{SecretRef, Validate};
+use daemon::config::{SecretRef, Size, Validate};
 use identity::{tls::Trust, token::SourceConfig};
 use relay::{
     dial::ProxyConfig,
@@ -18,6 +18,7 @@ use super::{
     target::{Target, To},
     way::DirectUrl,
 };
+use crate::serve::config::{BUFFERS, BUFFERS_MIN};
 
 /// Tunnels held to each cluster unless the file says otherwise: one lost packet or busy core must not hold up everything.
 const TUNNELS_DEFAULT: usize = 2;
@@ -45,6 +46,25 @@ pub struct Config {
     /// their names; token sources follow the environment.
     #[serde(default)]
     pub proxy: ProxyConfig,
+    /// Limits. Each refusal names the one that was reached.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Limits of a connector.
+#[derive(Debug, Clone, Copy, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Payload that all tunnels together may hold: received and not yet taken by the next hop, or not yet written. From 75 %
+    /// on the largest holders get no more, from 95 % on no stream is begun, at 100 % the largest are reset. Default 256Mi;
+    /// at least 8Mi. A change needs a restart.
+    pub buffers: Size,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { buffers: Size(BUFFERS) }
+    }
 }
 
 /// One cluster.
@@ -287,6 +307,10 @@ impl Validate for Config {
             let (kind, place) = face.validate(&key)?;
             if let Some((at, cluster)) = face.clusters().find(|(_, name)| !self.clusters.contains_key(*name)) {
                 let known = self.clusters.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        if self.limits.buffers.0 < BUFFERS_MIN {
+            let message = format!("at least {}, what one or two streams need", Size(BUFFERS_MIN));
+            return Err(problem("limits.buffers", message));
+        }
                 return Err(problem(
                     format!("{key}.{at}"),
                     format!("no cluster `{cluster}` in this file; there is: {known}"),

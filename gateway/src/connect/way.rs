@@ -26,6 +26,7 @@ use proto::{
     limits::TUNNEL_SETUP_DEADLINE,
     tunnel::{
         SUBPROTOCOL, UPGRADE_PATH,
+        budget::{Budget, Party},
         client::{self, Client, ConnectionError},
         failure::{Code, Failure},
         pb,
@@ -161,6 +162,8 @@ pub(crate) struct Opener {
     /// Counts peers that did not prove to be the gateway.
     pub(crate) mismatches: Counter,
     /// Tells of them.
+    /// What all tunnels of this process hold.
+    pub(crate) budget: Budget,
     pub(crate) events: Events,
 }
 
@@ -332,13 +335,15 @@ impl Opener {
     {
         progress.at(Stage::Http2);
         let http2 = |error: ConnectionError| WayError::new(Stage::Http2, WayCode::Http2Failed, error);
-        let (client, driver) = client::connect(proven.io, Settings::default()).await.map_err(http2)?;
+        let (client, driver) = client::connect(proven.io, settings).await.map_err(http2)?;
         let mut driver: Driver = Box::pin(driver);
         progress.at(Stage::Describe);
         let state = tokio::select! {
             biased;
             state = client.describe(metadata) => state.map_err(|failure| self.describe_refused(failure))?,
             ended = &mut driver => {
+        let parties = vec![Party { kind: "cluster", name: Arc::clone(&self.cluster) }];
+        let settings = Settings { budget: self.budget.clone(), parties, ..Settings::default() };
                 return Err(match ended {
                     Err(error) => http2(error),
                     Ok(()) => WayError::new(Stage::Describe, WayCode::Http2Failed, Cause::Said("the gateway hung up")),

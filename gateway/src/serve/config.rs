@@ -11,7 +11,7 @@ use std::{
 
 use daemon::{
     audit::AuditConfig,
-    config::{Ranges, Span, Validate},
+    config::{Ranges, Size, Span, Validate},
 };
 use identity::jwt::AuthenticatorConfig;
 use schemars::JsonSchema;
@@ -213,7 +213,18 @@ pub struct Limits {
     pub connect: Span,
     /// From the end of a request's head to the answer's first byte. Default 5m, since models may think for long.
     pub first_byte: Span,
+    /// Payload that all tunnels together may hold: received and not yet taken by the next hop, or not yet written. From 75 %
+    /// on the largest holders get no more, from 95 % on no stream is begun, at 100 % the largest are reset. Default 256Mi;
+    /// at least 8Mi.
+    pub buffers: Size,
 }
+
+/// Sixteen streams whose windows have grown to the largest size: more than a process of this kind ever needs at once, and
+/// little enough to live beside others.
+pub(crate) const BUFFERS: u64 = 256 << 20;
+
+/// Below this the first streams of a tunnel would press already.
+pub(crate) const BUFFERS_MIN: u64 = 8 << 20;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -225,6 +236,7 @@ impl Default for Limits {
             max_after_expiry: Span(Duration::from_secs(3600)),
             connect: Span(Duration::from_secs(10)),
             first_byte: Span(Duration::from_secs(300)),
+            buffers: Size(BUFFERS),
         }
     }
 }
@@ -275,6 +287,9 @@ impl Validate for Config {
             if value.0.is_zero() {
                 return wrong(key, "0 would let nothing through".to_owned());
             }
+        }
+        if limits.buffers.0 < BUFFERS_MIN {
+            return wrong("limits.buffers", format!("at least {}, what one or two streams need", Size(BUFFERS_MIN)));
         }
         for (index, target) in self.targets.iter().enumerate() {
             target.validate().map_err(|(key, message)| (format!("targets[{index}].{key}"), message))?;

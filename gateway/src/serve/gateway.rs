@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 use daemon::{audit::Journal, process::Context};
 use identity::jwt::Authenticators;
 use proto::tunnel::{
+    budget::Budget,
     failure::{Code, Failure},
     pb::{self, DescribeResponse},
 };
@@ -49,6 +50,8 @@ pub struct Gateway {
     pub sockets: BTreeMap<String, PathBuf>,
     /// Connections to targets.
     pub pools: Pools,
+    /// What all tunnels hold.
+    pub budget: Budget,
     /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Clock and shutdown.

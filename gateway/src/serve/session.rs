@@ -104,7 +104,8 @@ pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc
     let Admitted { io, peer, id: forwarded_id, certificate, way, ticket } = admitted;
     let facts = Arc::new(TunnelFacts { id: random_id(), forwarded_id, peer, way: way.name() });
     let mut record = TunnelRecord::open(&facts, &gateway.metrics);
-    let settings = Settings { max_streams: gateway.limits.streams_per_tunnel, ..Settings::default() };
+    let (max_streams, budget) = (gateway.limits.streams_per_tunnel, gateway.budget.clone());
+    let settings = Settings { max_streams, budget, ..Settings::default() };
     let accepted = tokio::time::timeout(PROOF_DEADLINE, server::accept(io, settings)).await;
     let server = match accepted {
         Ok(Ok(server)) => server,

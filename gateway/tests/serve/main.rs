@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test says no")]
 
 mod audit;
+mod buffers;
 mod http;
 mod http2;
 mod identity_of_callers;
@@ -14,3 +15,4 @@ mod target;
 mod tcp;
 mod tls;
 mod upgrade;
+mod workers;

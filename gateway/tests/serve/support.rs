@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use daemon::process::Context;
+use daemon::{process::Context, workers::Workers};
 use gateway::{serve, trust::TrustFile};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::{
@@ -60,15 +60,21 @@ impl World {
         let hosts: Vec<_> = setup.targets.iter().map(|(name, at)| format!("{name}: {}", at.ip())).collect();
         let exceptions: Vec<_> = setup.targets.iter().map(|(_, at)| format!("\"{at}\"")).collect();
         let networks = format!("hosts: {{ {} }}, exceptions: [{}]", hosts.join(", "), exceptions.join(", "));
-        Self::start_from(&setup.rules, &networks, setup.more).await
+        Self::start_from(&setup.rules, &networks, setup.more, Workers::default()).await
+    }
+
+    /// A gateway with one HTTP target, whose tunnels run on these workers.
+    pub(crate) async fn on_workers(target: SocketAddr, workers: Workers) -> Self {
+        let networks = format!("hosts: {{ scorer.models.svc: {} }}, exceptions: [\"{target}\"]", target.ip());
+        Self::start_from(&rules(target), &networks, "", workers).await
     }
 
     /// A gateway with these `networks`.
     pub(crate) async fn start_with_networks(rules: String, networks: &str) -> Self {
-        Self::start_from(&rules, networks, "").await
+        Self::start_from(&rules, networks, "", Workers::default()).await
     }
 
-    async fn start_from(rules: &str, networks: &str, more: &str) -> Self {
+    async fn start_from(rules: &str, networks: &str, more: &str, workers: Workers) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::generate("k1");
         std::fs::write(folder.path().join("jwks.json"), signer.jwks()).unwrap();
@@ -84,7 +90,7 @@ policy: policy.yaml
         );
         let path = folder.path().join("gateway.yaml");
         std::fs::write(&path, config).unwrap();
-        let context = Context::new("causeway_gateway");
+        let context = Context { workers, ..Context::new("causeway_gateway") };
         let loaded = daemon::config::load::<serve::Config>(&path, &[]).unwrap();
         let running = serve::start(loaded, context.clone()).await.unwrap();
         let exported = gateway::trust::export(&folder.path().join("identity"), "factory-a").unwrap();

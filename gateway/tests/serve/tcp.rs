@@ -1,17 +1,28 @@
 //! TCP targets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
+use daemon::shutdown::Outcome;
 use proto::tunnel::{
     client::Client,
     failure::{Code, Failure},
     pb::{Fin, ForwardResponse, forward_response},
     receive::{Part, Receiver},
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+};
 
-use crate::support::{Setup, World, logs::Lines, open_tcp, subject, targets::Target};
+use crate::support::{PATIENCE, Setup, World, logs::Lines, open_tcp, subject, targets::Target};
 
 async fn world(target: SocketAddr) -> World {
     let rules = format!(
@@ -56,6 +67,60 @@ async fn rest(receiver: &mut Receiver<ForwardResponse>) -> Result<Vec<u8>, Failu
             None => panic!("ended without fin"),
         }
     }
+}
+
+#[tokio::test]
+async fn connections_that_came_and_went_leave_nothing_behind() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&open);
+    let target = Target::of(move |mut stream| {
+        let open = Arc::clone(&counted);
+        open.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let (mut read, mut write) = stream.split();
+            // A caller that breaks off is nothing to a server.
+            let _ = tokio::io::copy(&mut read, &mut write).await;
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    for turn in 0..20 {
+        let mut streams = JoinSet::new();
+        for _ in 0..50 {
+            let (mut sender, mut receiver) = self::open(&world, &tunnel, target.address).await.unwrap();
+            streams.spawn(async move {
+                sender.data(Bytes::from_static(&[7; 20_000])).await.unwrap();
+                // Every other one is given up in the middle.
+                if turn % 2 == 0 {
+                    sender.fin(Fin::default()).await.unwrap();
+                    assert_eq!(rest(&mut receiver).await.unwrap().len(), 20_000);
+                    assert!(receiver.next().await.is_none());
+                }
+            });
+        }
+        while let Some(done) = streams.join_next().await {
+            done.unwrap();
+        }
+    }
+    let metric = |name: &str| {
+        let text = world.context.metrics.encode();
+        let of = |line: &str| line.starts_with(name).then(|| line.rsplit(' ').next()?.parse::<f64>().ok()).flatten();
+        text.lines().filter_map(of).sum::<f64>()
+    };
+    let settled = async {
+        while open.load(Ordering::SeqCst) > 0
+            || tunnel.in_flight() > 0
+            || metric("causeway_gateway_streams_closed_total") < metric("causeway_gateway_streams_opened_total")
+        {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, settled).await.expect("every stream and every connection ends");
+    assert!(metric("causeway_gateway_held_bytes") < 1e6, "framing may count until it is looked at, payload may not");
+    drop(tunnel);
+    assert_eq!(world.drain(PATIENCE).await, Outcome::Drained);
 }
 
 #[tokio::test]

@@ -24,7 +24,9 @@ use tokio::{
 };
 
 use super::{
+    budget::Party,
     failure::{Code, Failure},
+    hold::{Holder, Ledger},
     in_flight::{InFlight, Slot},
     inbound::Inbound,
     liveness::{Liveness, Observed},
@@ -50,6 +52,8 @@ pub struct Client {
 struct Shared {
     send: Mutex<SendRequest<Chunk>>,
     pace: Arc<Pace>,
+    ledger: Arc<Ledger>,
+    parties: Vec<Party>,
     in_flight: InFlight,
 }
 
@@ -77,14 +81,21 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pace = Arc::new(Pace::new(settings.stream_window));
-    let io = Observed::new(io);
+    let ledger = Ledger::new(settings.budget.clone(), pace.clone());
+    let io = Observed::new(io, ledger.clone());
     let mut liveness = io.liveness(&settings, pace.clone());
     let (send, mut connection) = settings.client().handshake(io).await?;
     liveness.start(connection.ping_pong());
     let (closing, closed) = watch::channel(false);
     let in_flight = InFlight::default();
-    let shared = Arc::new(Shared { send: Mutex::new(send), pace: pace.clone(), in_flight: in_flight.clone() });
-    let driver = Driver { connection, liveness, pace, in_flight, client: Arc::downgrade(&shared), closing };
+    let shared = Arc::new(Shared {
+        send: Mutex::new(send),
+        pace: pace.clone(),
+        ledger: ledger.clone(),
+        parties: settings.parties,
+        in_flight: in_flight.clone(),
+    });
+    let driver = Driver { connection, liveness, pace, ledger, in_flight, client: Arc::downgrade(&shared), closing };
     Ok((Client { shared, closed }, driver))
 }
 
@@ -92,6 +103,7 @@ struct Driver<IO> {
     connection: h2::client::Connection<Observed<IO>, Chunk>,
     liveness: Liveness,
     pace: Arc<Pace>,
+    ledger: Arc<Ledger>,
     in_flight: InFlight,
     client: Weak<Shared>,
     closing: watch::Sender<bool>,
@@ -116,6 +128,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Future for Driver<IO> {
                 end => end.map_err(ConnectionError::Http2),
             });
         }
+        driver.ledger.settle();
         driver.notice_goaway(cx);
         driver.liveness.poll(cx).map(|()| Err(ConnectionError::Dead))
     }
@@ -145,18 +158,22 @@ impl Client {
     ///
     /// # Errors
     /// Nothing was sent: `Draining` or `TunnelLost` when the tunnel takes no more streams, `LimitReached` when the
-    /// peer's limit of streams is in use, `InvalidRequest` when `open` is larger than any peer takes.
+    /// peer's limit of streams is in use or too much is held here, `InvalidRequest` when `open` is larger than any peer takes.
     pub async fn forward(
         &self,
         metadata: HeaderMap,
         open: pb::Open,
     ) -> Result<(Sender, Receiver<pb::ForwardResponse>), Failure> {
+        self.shared.ledger.budget().admit(&self.shared.parties)?;
         let open = pb::ForwardRequest { part: Some(pb::forward_request::Part::Open(open)) };
         let (response, outbound, slot) =
             self.open(method::FORWARD, metadata, &open, false, STREAMS_FOR_CONTROL).await?;
         let slot = Arc::new(slot);
         let inbound = Inbound::response(response, Decoder::streaming());
-        let receiver = Receiver::new(inbound, Meter::new(self.shared.pace.clone()), slot.clone());
+        let holder = Holder::new(&self.shared.ledger, inbound);
+        holder.belongs_to(self.shared.parties.clone());
+        let outbound = outbound.counted(holder.clone());
+        let receiver = Receiver::new(holder, Meter::new(self.shared.pace.clone()), slot.clone());
         Ok((Sender { outbound, finished: false, _slot: slot }, receiver))
     }
 

@@ -28,6 +28,10 @@ pub(super) struct Inbound {
     outstanding: usize,
     /// Framing and messages consumed and not yet given back.
     overhead: usize,
+    /// Taken, and the peer gets no credit for it yet.
+    owed: usize,
+    /// No longer held since somebody asked.
+    freed: usize,
 }
 
 #[derive(Debug)]
@@ -47,13 +51,13 @@ enum State {
 impl Inbound {
     /// Our own call's answer.
     pub(super) fn response(response: ResponseFuture, decoder: Decoder) -> Self {
-        Self { state: State::Head(response), decoder, outstanding: 0, overhead: 0 }
+        Self { state: State::Head(response), decoder, outstanding: 0, overhead: 0, owed: 0, freed: 0 }
     }
 
     /// A call that arrived.
     pub(super) fn request(stream: RecvStream, decoder: Decoder) -> Self {
         let state = State::Body { stream, ends_with_status: false };
-        Self { state, decoder, outstanding: 0, overhead: 0 }
+        Self { state, decoder, outstanding: 0, overhead: 0, owed: 0, freed: 0 }
     }
 
     /// The next piece; `None` at a good end. After a failure there is nothing more.
@@ -122,12 +126,50 @@ impl Inbound {
         }
     }
 
-    /// Gives back the credit of payload that the next hop has accepted.
-    pub(super) fn taken(&mut self, bytes: usize) {
+    /// The next hop has accepted so much payload. Its credit goes back now, or is owed if it is to be withheld.
+    pub(super) fn taken(&mut self, bytes: usize, withhold: bool) {
         debug_assert!(bytes <= self.outstanding, "more was taken than handed on");
         let bytes = bytes.min(self.outstanding);
         self.outstanding -= bytes;
-        self.release(bytes);
+        if withhold {
+            self.owed += bytes;
+            self.freed += bytes;
+        } else {
+            self.release(bytes);
+        }
+    }
+
+    /// Gives the credit back that is owed.
+    pub(super) fn repay(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        self.release(owed);
+        // It was no longer held when it was taken.
+        self.freed = self.freed.saturating_sub(owed);
+    }
+
+    /// Received and not yet taken, in HTTP/2 or on the way to the next hop.
+    pub(super) fn held(&mut self) -> usize {
+        let owed = self.owed;
+        self.stream().map_or(0, |stream| stream.flow_control().used_capacity().saturating_sub(owed))
+    }
+
+    /// What is no longer held since the last call.
+    pub(super) fn take_freed(&mut self) -> usize {
+        std::mem::take(&mut self.freed)
+    }
+
+    /// Lets everything go: nothing more is received.
+    pub(super) fn close(&mut self) {
+        self.freed += self.held();
+        self.owed = 0;
+        self.state = State::Over(None);
+    }
+
+    fn stream(&mut self) -> Option<&mut RecvStream> {
+        match &mut self.state {
+            State::Body { stream, .. } | State::Trailers(stream) | State::Over(Some(stream)) => Some(stream),
+            State::Head(_) | State::Over(None) => None,
+        }
     }
 
     /// Counts what is owed to the peer after this piece.
@@ -142,12 +184,13 @@ impl Inbound {
     }
 
     fn release(&mut self, payload: usize) {
-        let (State::Body { stream, .. } | State::Trailers(stream) | State::Over(Some(stream))) = &mut self.state else {
-            return;
-        };
-        let credit = payload + std::mem::take(&mut self.overhead);
+        let overhead = self.overhead;
+        let Some(stream) = self.stream() else { return };
+        let credit = payload + overhead;
         // Fails only for more than was received, which the two counters exclude.
         let _ = stream.flow_control().release_capacity(credit);
+        self.overhead = 0;
+        self.freed += credit;
     }
 
     fn await_trailers(&mut self) {

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{settings::Settings, window::Pace};
+use super::{hold::Ledger, settings::Settings, window::Pace};
 
 /// When the last byte came.
 #[derive(Debug, Clone)]
@@ -45,16 +45,17 @@ impl LastByte {
     }
 }
 
-/// A transport that remembers when it last received a byte.
+/// A transport that remembers when it last received a byte, and tells how many came.
 #[derive(Debug)]
 pub(super) struct Observed<IO> {
     io: IO,
     last: LastByte,
+    ledger: Arc<Ledger>,
 }
 
 impl<IO> Observed<IO> {
-    pub(super) fn new(io: IO) -> Self {
-        Self { io, last: LastByte::now() }
+    pub(super) fn new(io: IO, ledger: Arc<Ledger>) -> Self {
+        Self { io, last: LastByte::now(), ledger }
     }
 
     /// What watches over a connection on this transport.
@@ -157,8 +158,10 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Observed<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let read = ready!(Pin::new(&mut self.io).poll_read(cx, buf));
-        if buf.filled().len() > before {
+        let received = buf.filled().len() - before;
+        if received > 0 {
             self.last.mark();
+            self.ledger.received(received);
         }
         Poll::Ready(read)
     }

@@ -8,12 +8,15 @@
 //!
 //! A message that is compressed, too large or cut short is an error; nothing here can panic on what a peer sends.
 
-use std::{fmt, io::IoSlice};
+use std::{fmt, io::IoSlice, sync::Arc};
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 
-use super::failure::{Code, Failure};
+use super::{
+    failure::{Code, Failure},
+    hold::{Holder, Weight},
+};
 use crate::limits::{DATA_SENT_MAX, DATA_TAKEN_MAX, MESSAGE_GATHERED_MAX};
 
 /// Flag and length.
@@ -33,6 +36,8 @@ pub(crate) struct Chunk {
     at: usize,
     end: usize,
     payload: Bytes,
+    /// Counts it as held until HTTP/2 is done with it.
+    weight: Option<Weight>,
 }
 
 impl Chunk {
@@ -69,7 +74,12 @@ impl Chunk {
 
     /// Bytes that already are what they shall be on the wire.
     pub(crate) fn bare(payload: Bytes) -> Self {
-        Self { prefix: [0; PREFIX_MAX], at: 0, end: 0, payload }
+        Self { prefix: [0; PREFIX_MAX], at: 0, end: 0, payload, weight: None }
+    }
+
+    /// From now on it counts as held.
+    pub(super) fn weigh(&mut self, holder: &Arc<Holder>) {
+        self.weight = Some(holder.sends(self.remaining()));
     }
 
     /// Writes flag and length in front, `end` being where the prefix ends.

@@ -8,8 +8,8 @@ use prost::Message;
 
 use super::{
     failure::{Code, Failure},
+    hold::{Hold, Holder},
     in_flight::Slot,
-    inbound::Inbound,
     message::{DecodeError, Piece},
     pb,
     window::Meter,
@@ -82,7 +82,7 @@ impl sealed::Direction for pb::ForwardResponse {
 
 /// Receives one direction of a `Forward` call. `M` is `pb::ForwardRequest` or `pb::ForwardResponse`.
 pub struct Receiver<M> {
-    inbound: Inbound,
+    holder: Arc<Holder>,
     meter: Meter,
     /// Payload that came in a message of another shape: its credit is gone already.
     credited: usize,
@@ -94,17 +94,28 @@ pub struct Receiver<M> {
 }
 
 impl<M> Receiver<M> {
-    pub(super) fn new(inbound: Inbound, meter: Meter, slot: Arc<Slot>) -> Self {
+    pub(super) fn new(holder: Arc<Holder>, meter: Meter, slot: Arc<Slot>) -> Self {
         let _direction = std::marker::PhantomData;
-        Self { inbound, meter, credited: 0, fin: false, failed: false, _slot: slot, _direction }
+        Self { holder, meter, credited: 0, fin: false, failed: false, _slot: slot, _direction }
     }
 
     /// Gives the peer credit for `bytes` that the next hop has accepted.
     pub fn taken(&mut self, bytes: usize) {
         let credited = bytes.min(self.credited);
         self.credited -= credited;
-        self.inbound.taken(bytes - credited);
+        self.holder.taken(bytes - credited);
         self.meter.taken(bytes);
+    }
+
+    /// The stream's place in the budget of what is held.
+    pub fn hold(&self) -> Hold {
+        Hold(Arc::clone(&self.holder))
+    }
+}
+
+impl<M> Drop for Receiver<M> {
+    fn drop(&mut self) {
+        self.holder.close();
     }
 }
 
@@ -121,7 +132,7 @@ impl<M: Direction> Receiver<M> {
         if self.failed {
             return None;
         }
-        let part = match poll_fn(|cx| self.inbound.poll_next(cx)).await {
+        let part = match poll_fn(|cx| self.holder.poll_next(cx)).await {
             Some(piece) => piece.and_then(|piece| self.sort(piece)),
             None if self.fin => return None,
             None => Err(Failure::perhaps(Code::ProtocolError, "the peer ended its direction without `fin`")),
@@ -158,6 +169,6 @@ impl<M: Direction> Receiver<M> {
 
 impl<M> fmt::Debug for Receiver<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Receiver").field("inbound", &self.inbound).field("fin", &self.fin).finish_non_exhaustive()
+        f.debug_struct("Receiver").field("holder", &self.holder).field("fin", &self.fin).finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     future::poll_fn,
+    sync::Arc,
     task::{Context, Poll, Waker},
 };
 
@@ -14,6 +15,7 @@ use http::HeaderMap;
 
 use super::{
     failure::{Code, Failure},
+    hold::Holder,
     lost,
     message::Chunk,
 };
@@ -22,11 +24,18 @@ use crate::limits::DATA_SENT_MAX;
 #[derive(Debug)]
 pub(super) struct Outbound {
     stream: SendStream<Chunk>,
+    /// Counts what is sent.
+    holder: Option<Arc<Holder>>,
 }
 
 impl Outbound {
     pub(super) fn new(stream: SendStream<Chunk>) -> Self {
-        Self { stream }
+        Self { stream, holder: None }
+    }
+
+    /// From now on what is sent counts as held until it is written.
+    pub(super) fn counted(self, holder: Arc<Holder>) -> Self {
+        Self { holder: Some(holder), ..self }
     }
 
     /// Payload as `data` messages.
@@ -52,7 +61,10 @@ impl Outbound {
     }
 
     /// One chunk without waiting: for a stream's first message and for its end.
-    pub(super) fn now(&mut self, chunk: Chunk, end: bool) -> Result<(), Failure> {
+    pub(super) fn now(&mut self, mut chunk: Chunk, end: bool) -> Result<(), Failure> {
+        if let Some(holder) = &self.holder {
+            chunk.weigh(holder);
+        }
         self.stream.send_data(chunk, end).map_err(|_| self.closed())
     }
 

@@ -18,6 +18,7 @@ pub use super::other::Other;
 use super::{
     client::ConnectionError,
     failure::{Code, Failure},
+    hold::{Holder, Ledger},
     in_flight::{InFlight, Slot},
     inbound::Inbound,
     liveness::{Liveness, Observed},
@@ -36,6 +37,7 @@ pub struct Server<IO> {
     connection: h2::server::Connection<Observed<IO>, Chunk>,
     liveness: Liveness,
     pace: Arc<Pace>,
+    ledger: Arc<Ledger>,
     in_flight: InFlight,
 }
 
@@ -57,11 +59,12 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let pace = Arc::new(Pace::new(settings.stream_window));
-    let io = Observed::new(io);
+    let ledger = Ledger::new(settings.budget.clone(), pace.clone());
+    let io = Observed::new(io, ledger.clone());
     let mut liveness = io.liveness(&settings, pace.clone());
     let mut connection = settings.server().handshake(io).await?;
     liveness.start(connection.ping_pong());
-    Ok(Server { connection, liveness, pace, in_flight: InFlight::default() })
+    Ok(Server { connection, liveness, pace, ledger, in_flight: InFlight::default() })
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
@@ -95,7 +98,9 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
             }
         }
         loop {
-            let Poll::Ready(accepted) = self.connection.poll_accept(cx) else {
+            let accepted = self.connection.poll_accept(cx);
+            self.ledger.settle();
+            let Poll::Ready(accepted) = accepted else {
                 return self.liveness.poll(cx).map(|()| Some(Err(ConnectionError::Dead)));
             };
             let (request, respond) = match accepted {
@@ -131,11 +136,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin + Send + 'static> Server<IO> {
         }
         let slot = Arc::new(slot);
         let inbound = Inbound::request(body, Decoder::streaming());
-        let receiver = Receiver::new(inbound, Meter::new(self.pace.clone()), slot.clone());
+        let holder = Holder::new(&self.ledger, inbound);
+        let receiver = Receiver::new(holder.clone(), Meter::new(self.pace.clone()), slot.clone());
         Some(Call::Forward(Forward {
             metadata: head.headers,
             receiver,
-            sender: Sender { reply: Reply::Head(respond), _slot: slot },
+            sender: Sender { reply: Reply::Head(respond), holder, _slot: slot },
         }))
     }
 }
@@ -161,6 +167,7 @@ pub struct Forward {
 #[derive(Debug)]
 pub struct Sender {
     reply: Reply,
+    holder: Arc<Holder>,
     _slot: Arc<Slot>,
 }
 
@@ -208,6 +215,19 @@ impl Sender {
         self.end(status::failed(failure));
     }
 
+    /// The stream is cut off because it held too much. If the caller does not take what is being sent, a status would wait
+    /// behind it, so the stream is reset, which the caller reads as a limit that was reached.
+    pub fn cut(mut self, failure: &Failure) {
+        if !self.holder.is_sending() {
+            return self.end(status::failed(failure));
+        }
+        match std::mem::replace(&mut self.reply, Reply::Over) {
+            Reply::Head(mut respond) => respond.send_reset(Reason::ENHANCE_YOUR_CALM),
+            Reply::Messages(mut outbound) => outbound.reset(Reason::ENHANCE_YOUR_CALM),
+            Reply::Over => {}
+        }
+    }
+
     /// Resolves when the caller has reset the stream or the tunnel is gone.
     pub async fn cancelled(&mut self) {
         poll_fn(|cx| match &mut self.reply {
@@ -221,7 +241,7 @@ impl Sender {
     fn outbound(&mut self) -> Result<&mut Outbound, Failure> {
         if let Reply::Head(respond) = &mut self.reply {
             let stream = respond.send_response(status::head(), false).map_err(|error| gone(respond, &error))?;
-            self.reply = Reply::Messages(Outbound::new(stream));
+            self.reply = Reply::Messages(Outbound::new(stream).counted(self.holder.clone()));
         }
         match &mut self.reply {
             Reply::Messages(outbound) => Ok(outbound),

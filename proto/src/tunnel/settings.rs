@@ -2,6 +2,7 @@
 //! choose by itself is set here or in [`limits`].
 use std::time::Duration;
 
+use super::budget::{Budget, Party};
 use crate::limits;
 
 /// Settings of one end of a tunnel.
@@ -16,6 +17,10 @@ pub struct Settings {
     pub ping_after: Duration,
     /// This much longer without any byte, and the tunnel is dead (default 10 s).
     pub dead_after: Duration,
+    /// What its streams hold is part of this (default: no limit).
+    pub budget: Budget,
+    /// Whose share the streams are part of that this end opens (default: nobody's).
+    pub parties: Vec<Party>,
 }
 
 impl Default for Settings {
@@ -25,6 +30,8 @@ impl Default for Settings {
             max_streams: 1000,
             ping_after: Duration::from_secs(10),
             dead_after: Duration::from_secs(10),
+            budget: Budget::default(),
+            parties: Vec::new(),
         }
     }
 }

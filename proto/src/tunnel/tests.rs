@@ -1,5 +1,6 @@
 //! Both ends against each other over an in-memory pipe, against plain HTTP/2 peers, and against generated gRPC code.
 
+mod budget;
 mod cancel;
 mod credit;
 mod drain;

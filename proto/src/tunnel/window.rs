@@ -1,5 +1,6 @@
 //! How large the stream window is: S doubles, up to a limit, while a stream moves more than S/2 in one round trip,
-//! because then the window and not the path is what limits it.
+//! because then the window and not the path is what limits it. It halves, down to a limit, each time that the budget of
+//! what is held presses, and does not grow before it is relieved.
 //!
 //! Each stream measures itself where its bytes are *taken*, so a stalled reader never makes windows grow; the clock is
 //! read once per S/2 bytes. The round trip used is the shortest that PING has seen: under load the others also measure
@@ -15,13 +16,15 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::limits::STREAM_WINDOW_MAX;
+use crate::limits::{STREAM_WINDOW_MAX, STREAM_WINDOW_MIN};
 
 /// What one connection knows of its path. Shared by its driver and its streams.
 #[derive(Debug)]
 pub(super) struct Pace {
     window: AtomicU32,
     grow: AtomicBool,
+    shrink: AtomicBool,
+    pressed: AtomicBool,
     /// Nanoseconds; `u64::MAX` while nothing was measured.
     last: AtomicU64,
     shortest: AtomicU64,
@@ -32,6 +35,8 @@ impl Pace {
         Self {
             window: AtomicU32::new(window),
             grow: AtomicBool::new(false),
+            shrink: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
             last: AtomicU64::new(u64::MAX),
             shortest: AtomicU64::new(u64::MAX),
         }
@@ -51,13 +56,33 @@ impl Pace {
     /// The window that is wanted now, if it differs from the present one.
     pub(super) fn wanted(&self) -> Option<u32> {
         let window = self.window.load(Relaxed);
-        (self.grow.load(Relaxed) && window < STREAM_WINDOW_MAX).then(|| window.saturating_mul(2).min(STREAM_WINDOW_MAX))
+        let wanted = if self.shrink.load(Relaxed) {
+            (window / 2).max(STREAM_WINDOW_MIN).min(window)
+        } else if self.grow.load(Relaxed) && !self.pressed.load(Relaxed) {
+            window.saturating_mul(2).min(STREAM_WINDOW_MAX).max(window)
+        } else {
+            window
+        };
+        (wanted != window).then_some(wanted)
+    }
+
+    /// Too much is held.
+    pub(super) fn press(&self) {
+        self.pressed.store(true, Relaxed);
+        self.shrink.store(true, Relaxed);
+    }
+
+    /// No longer.
+    pub(super) fn relax(&self) {
+        self.pressed.store(false, Relaxed);
+        self.shrink.store(false, Relaxed);
     }
 
     /// The peer has been told of `window`.
     pub(super) fn set(&self, window: u32) {
         self.window.store(window, Relaxed);
         self.grow.store(false, Relaxed);
+        self.shrink.store(false, Relaxed);
     }
 }
 
@@ -127,6 +152,25 @@ mod tests {
         let pace = Arc::new(Pace::new(S));
         half_windows(&pace, 10);
         assert_eq!(pace.wanted(), None);
+    }
+
+    #[test]
+    fn halves_each_time_that_it_is_pressed_and_grows_again_when_it_is_relieved() {
+        let pace = Arc::new(Pace::new(STREAM_WINDOW_MIN * 3));
+        pace.press();
+        let half = pace.wanted().unwrap();
+        assert_eq!(half, STREAM_WINDOW_MIN * 3 / 2);
+        pace.set(half);
+        assert_eq!(pace.wanted(), None, "once for each time");
+        pace.grow.store(true, Relaxed);
+        assert_eq!(pace.wanted(), None, "nothing grows under pressure");
+        pace.press();
+        pace.set(pace.wanted().unwrap());
+        pace.press();
+        assert_eq!((pace.wanted(), pace.window.load(Relaxed)), (None, STREAM_WINDOW_MIN), "no smaller than that");
+        pace.relax();
+        pace.grow.store(true, Relaxed);
+        assert_eq!(pace.wanted(), Some(STREAM_WINDOW_MIN * 2));
     }
 
     #[test]

@@ -42,6 +42,14 @@ fn faces_speak_as_their_kind_does() {
 }
 
 #[test]
+fn less_than_two_streams_need_cannot_be_the_limit_of_what_is_held() {
+    let with = |size: &str| parse(&format!("{}limits: {{ buffers: {size} }}\n", file(DIRECT, HTTP)));
+    assert_eq!(with("8Mi").unwrap().limits.buffers.0, 8 << 20);
+    let refused = with("8191Ki").unwrap_err();
+    assert!(refused.contains("limits.buffers") && refused.contains("at least 8Mi"), "{refused}");
+}
+
+#[test]
 fn what_cannot_work_is_refused_by_key() {
     let table: &[(&str, &str, &str)] = &[
         ("    ways: []", HTTP, "clusters.factory-a.ways"),

@@ -68,6 +68,7 @@ fn near_with(authority: &Authority, roots: RootCertStore) -> Near {
         actor: Actor::new(cache, "causeway://factory-a".to_owned()),
         clock: Arc::new(SystemClock),
         follow: Follow::off(),
+        budget: Default::default(),
         mismatches: Counter::default(),
         events: context.events.clone(),
     };

@@ -57,6 +57,7 @@ fn what_cannot_work_is_refused_with_its_key() {
         ("domain: cluster.local", "hosts: { Upper.svc: 10.0.0.1 }", "networks.hosts"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimits: { tunnels: 0 }", "limits.tunnels"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimits: { connect: 0s }", "limits.connect"),
+        ("policy: policy.yaml", "policy: policy.yaml\nlimits: { buffers: 8191Ki }", "limits.buffers"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimit: {}", "limit"),
     ] {
         let error = parse(&SHORTEST.replace(from, to)).expect_err(to);

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::HeaderMap;
+use identity::principal::Principal;
 use proto::tunnel::{
+    budget::Party,
     failure::{Code, Failure},
     pb::{
         Connected, ForwardRequest, ForwardResponse, HttpRequest, Open, TcpTarget, UnixTarget, forward_request,
@@ -46,11 +48,25 @@ pub(super) async fn serve(forward: Forward, tunnel: Arc<Tunnel>) {
     let Forward { metadata, receiver, mut sender } = forward;
     let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, "forward", stream_id(&metadata));
     record.trace = trace(&metadata).map(ToOwned::to_owned);
-    let outcome = run(&metadata, receiver, &mut sender, &tunnel, &mut record).await;
-    match &outcome {
-        Ok(()) => sender.finish(),
-        Err(failure) => sender.fail(failure),
-    }
+    let hold = receiver.hold();
+    let ended = tokio::select! {
+        biased;
+        failure = hold.cut() => Err(failure),
+        outcome = run(&metadata, receiver, &mut sender, &tunnel, &mut record) => Ok(outcome),
+    };
+    let outcome = match ended {
+        Ok(outcome) => {
+            match &outcome {
+                Ok(()) => sender.finish(),
+                Err(failure) => sender.fail(failure),
+            }
+            outcome
+        }
+        Err(failure) => {
+            sender.cut(&failure);
+            Err(failure)
+        }
+    };
     if let Err(failure) = &outcome {
         audit::refused(&tunnel.gateway.journal, &record, failure);
     }
@@ -95,10 +111,17 @@ async fn begin(
     record: &mut Record,
 ) -> Result<(Caller, Open), Failure> {
     let caller = tunnel.authenticate(metadata, record).await?;
+    receiver.hold().enter(parties(&caller))?;
     let open = timeout(OPEN_DEADLINE, first(receiver)).await.unwrap_or_else(|_| {
         Err(Failure::before_target(Code::ProtocolError, "the call did not say what it wants within 10 s"))
     })?;
     Ok((caller, open))
+}
+
+/// Whose share of what the gateway holds the stream is part of (SD-14).
+fn parties(caller: &Caller) -> Vec<Party> {
+    let party = |kind, who: &Principal| Party { kind, name: who.to_string().into() };
+    vec![party("actor", &caller.actor), party("subject", &caller.subject)]
 }
 
 async fn first(receiver: &mut Receiver<ForwardRequest>) -> Result<Open, Failure> {
