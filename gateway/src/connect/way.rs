@@ -34,7 +34,10 @@ use proto::{
     },
     ws::{Role, handshake, stream::WsStream},
 };
-use relay::sender;
+use relay::{
+    sender,
+    transport::{Ahead, ReadsAhead as _},
+};
 use rustls::{RootCertStore, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -159,13 +162,16 @@ pub(crate) struct Opener {
     pub(crate) clock: SharedClock,
     /// Keeps the trust file up to date, if that is wanted.
     pub(crate) follow: Follow,
+    /// What all tunnels of this process hold.
+    pub(crate) budget: Budget,
     /// Counts peers that did not prove to be the gateway.
     pub(crate) mismatches: Counter,
     /// Tells of them.
-    /// What all tunnels of this process hold.
-    pub(crate) budget: Budget,
     pub(crate) events: Events,
 }
+
+/// Read at once below TLS, which asks for 4 KiB at a time: four records.
+const READ_AHEAD: usize = 64 * 1024;
 
 /// A byte stream whose other end has proven to be the gateway.
 struct Proven<IO> {
@@ -223,7 +229,8 @@ impl Opener {
         metadata: HeaderMap,
         progress: &Progress,
     ) -> Result<Opened, WayError> {
-        let tcp = dial::reach(self.sender.dialer(), url, progress).await?;
+        let mut tcp = Ahead::new(dial::reach(self.sender.dialer(), url, progress).await?);
+        tcp.read_ahead(READ_AHEAD);
         if !url.tls {
             let ws = upgrade(tcp, url, progress).await?;
             let proven = self.inner(ws, proof, progress).await?;
@@ -271,7 +278,8 @@ impl Opener {
                 // Nobody else is there; the next attempt takes whom it gets.
                 avoided.forget();
             }
-            let connected = dialled.map_err(error::of_relay)?;
+            let mut connected = dialled.map_err(error::of_relay)?;
+            connected.stream.get_mut().read_ahead(READ_AHEAD);
             let listener = connected.listener;
             let proving = timeout(PROOF_DEADLINE, self.inner(connected.stream, proof, progress));
             let error = match proving.await {
@@ -334,6 +342,8 @@ impl Opener {
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         progress.at(Stage::Http2);
+        let parties = vec![Party { kind: "cluster", name: Arc::clone(&self.cluster) }];
+        let settings = Settings { budget: self.budget.clone(), parties, ..Settings::default() };
         let http2 = |error: ConnectionError| WayError::new(Stage::Http2, WayCode::Http2Failed, error);
         let (client, driver) = client::connect(proven.io, settings).await.map_err(http2)?;
         let mut driver: Driver = Box::pin(driver);
@@ -342,8 +352,6 @@ impl Opener {
             biased;
             state = client.describe(metadata) => state.map_err(|failure| self.describe_refused(failure))?,
             ended = &mut driver => {
-        let parties = vec![Party { kind: "cluster", name: Arc::clone(&self.cluster) }];
-        let settings = Settings { budget: self.budget.clone(), parties, ..Settings::default() };
                 return Err(match ended {
                     Err(error) => http2(error),
                     Ok(()) => WayError::new(Stage::Describe, WayCode::Http2Failed, Cause::Said("the gateway hung up")),

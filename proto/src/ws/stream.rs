@@ -71,6 +71,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
     pub fn get_ref(&self) -> &IO {
         &self.io
     }
+
+    /// The transport below, for its settings; its bytes are not to be touched.
+    pub fn get_mut(&mut self) -> &mut IO {
+        &mut self.io
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for WsStream<IO> {
