@@ -4,6 +4,7 @@
 //! who starts first. A request that comes while no tunnel is up waits for a bounded time.
 mod access;
 pub(crate) mod actor;
+mod bulk;
 mod clusters;
 pub mod config;
 pub(crate) mod face;
@@ -27,8 +28,8 @@ use identity::{
     tls::TlsError,
     token::{Cache, TokenError},
 };
-use relay::{dial::Dialer, sender::Sender};
 use proto::tunnel::budget::Budget;
+use relay::{dial::Dialer, sender::Sender};
 use rustls::RootCertStore;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -158,8 +159,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let roots = identity::tls::roots(&values.trust, &base).map_err(StartError::Roots)?;
     let dialer = Dialer::open(&values.proxy, &values.trust, &base).map_err(StartError::Proxy)?;
     let metrics = ConnectMetrics::register(&context.metrics);
-    let mut clusters = BTreeMap::new();
     let budget = crate::held::budget(values.limits.buffers, &context.metrics);
+    let mut clusters = BTreeMap::new();
     for (name, config) in &values.clusters {
         let shared = (&roots, &dialer, &budget);
         clusters.insert(name.as_str(), Cluster::read(name, config, shared, &base, &context, &metrics)?);
@@ -284,8 +285,8 @@ impl Cluster {
             sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
             actor: actor.clone(),
             clock: Arc::clone(&context.clock),
-            mismatches: metrics.mismatches.clone(),
             budget: budget.clone(),
+            mismatches: metrics.mismatches.clone(),
             events: context.events.clone(),
         });
         let candidate = |way| Ok(Arc::new(Candidate::new(Arc::clone(&opener), open_way(way, name, base, context)?)));
@@ -308,7 +309,8 @@ impl Cluster {
     fn keep(self, context: &Context, places: &Spread, stop: &CancellationToken) {
         let Self { tunnels, ways, actor, wanted } = self;
         let (_, ways) = watch::channel(ways);
-        for _ in 0..wanted {
+        let interactive = std::iter::repeat_n(tunnels.clone(), wanted);
+        for tunnels in interactive.chain([tunnels.for_bulk()]) {
             let care = Care {
                 tunnels: tunnels.clone(),
                 actor: actor.clone(),
@@ -318,7 +320,12 @@ impl Cluster {
             };
             let (place, ways) = (places.place(|_| true), ways.clone());
             context.workers.spawn(place.worker(), &context.shutdown, async move {
-                keep(care, ways).await;
+                tokio::select! {
+                    biased;
+                    () = care.stop.cancelled() => {}
+                    () = care.shutdown.forced() => {}
+                    () = tunnels.wanted() => keep(care, ways).await,
+                }
                 drop(place);
             });
         }

@@ -3,8 +3,8 @@
 pub mod call;
 pub mod connect;
 pub mod describe;
-pub mod kubeconfig;
 mod held;
+pub mod kubeconfig;
 pub mod policy;
 pub mod serve;
 pub mod trust;

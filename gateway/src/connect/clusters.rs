@@ -7,6 +7,7 @@ use daemon::workers::Worker;
 use proto::tunnel::failure::{Code, Failure};
 
 use super::{
+    bulk::Memory,
     config::FaceKind,
     metrics::{ConnectMetrics, FaceMetrics},
     target::Target,
@@ -17,6 +18,8 @@ use super::{
 #[derive(Debug, Clone)]
 pub(crate) struct Clusters {
     known: Arc<ArcSwap<BTreeMap<Arc<str>, Known>>>,
+    /// Which targets are bulk.
+    pub(crate) memory: Memory,
     metrics: ConnectMetrics,
     nowhere: Arc<Handles>,
 }
@@ -40,10 +43,17 @@ pub(crate) struct Lead {
     pub(crate) metrics: Arc<FaceMetrics>,
 }
 
+impl Lead {
+    /// The same, for a stream that is known to be bulk.
+    pub(crate) fn for_bulk(self) -> Self {
+        Self { tunnels: self.tunnels.for_bulk(), ..self }
+    }
+}
+
 impl Clusters {
     pub(crate) fn new(known: impl IntoIterator<Item = Tunnels>, metrics: ConnectMetrics) -> Self {
         let nowhere = Arc::new(Handles::of("", &metrics));
-        let clusters = Self { known: Arc::default(), metrics, nowhere };
+        let clusters = Self { known: Arc::default(), memory: Memory::default(), metrics, nowhere };
         clusters.exchange(known);
         clusters
     }
@@ -64,12 +74,16 @@ impl Clusters {
     }
 
     /// Whether this worker drives a tunnel to one of these clusters; no name stands for all.
-    pub(crate) fn are_on(&self, worker: Worker, names: &[Arc<str>]) -> bool {
+    pub(crate) fn are_on(&self, worker: Worker, names: &[Arc<str>], bulk: bool) -> bool {
         let known = self.known.load();
+        let is_on = |known: &Known| {
+            if bulk { known.tunnels.for_bulk().is_on(worker) } else { known.tunnels.is_on(worker) }
+        };
         if names.is_empty() {
-            return known.values().any(|known| known.tunnels.is_on(worker));
+            known.values().any(is_on)
+        } else {
+            names.iter().filter_map(|name| known.get(name)).any(is_on)
         }
-        names.iter().filter_map(|name| known.get(name)).any(|known| known.tunnels.is_on(worker))
     }
 
     /// Splits a name before the cluster's that it ends with, the longest one that fits: `scorer.models.factory-a`.

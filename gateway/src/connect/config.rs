@@ -77,7 +77,7 @@ pub struct ClusterConfig {
     pub ways: Vec<WayConfig>,
     /// The connector's own token: the actor of every stream. Audience by default `causeway://<cluster>`.
     pub token: SourceConfig,
-    /// Tunnels held open, 1 to 8; default 2.
+    /// Tunnels held open, 1 to 8; default 2. One more is opened for bulk when there is some.
     #[serde(default = "tunnels_default")]
     pub tunnels: usize,
 }
@@ -152,6 +152,9 @@ pub struct FaceConfig {
     /// `tcp`: carry HTTP from anybody, web pages in this machine's browsers included; default false.
     #[serde(default)]
     pub allow_http: bool,
+    /// Its streams are bulk, and kept off the tunnels of others; default: those that turn out to be.
+    #[serde(default)]
+    pub bulk: bool,
     /// `socks5` and `connect`: what clients must show; default nothing.
     #[serde(default)]
     pub login: Option<LoginConfig>,
@@ -173,6 +176,9 @@ pub struct RouteConfig {
     pub path: Option<String>,
     /// `cluster/host:port`.
     pub to: Target,
+    /// Its requests are bulk, and kept off the tunnels of others; default: those whose length says so.
+    #[serde(default)]
+    pub bulk: bool,
 }
 
 /// User and password of a face. Both cross the network in the clear.
@@ -301,16 +307,16 @@ impl Validate for Config {
         for (name, cluster) in &self.clusters {
             cluster.validate(name)?;
         }
+        if self.limits.buffers.0 < BUFFERS_MIN {
+            let message = format!("at least {}, what one or two streams need", Size(BUFFERS_MIN));
+            return Err(problem("limits.buffers", message));
+        }
         let mut taken = BTreeSet::new();
         for (index, face) in self.faces.iter().enumerate() {
             let key = format!("faces[{index}]");
             let (kind, place) = face.validate(&key)?;
             if let Some((at, cluster)) = face.clusters().find(|(_, name)| !self.clusters.contains_key(*name)) {
                 let known = self.clusters.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        if self.limits.buffers.0 < BUFFERS_MIN {
-            let message = format!("at least {}, what one or two streams need", Size(BUFFERS_MIN));
-            return Err(problem("limits.buffers", message));
-        }
                 return Err(problem(
                     format!("{key}.{at}"),
                     format!("no cluster `{cluster}` in this file; there is: {known}"),

@@ -22,7 +22,7 @@ mod wiring;
 
 use std::{io, sync::Arc, time::Duration};
 
-use ::http::{HeaderMap, Uri};
+use ::http::{HeaderMap, Uri, header};
 use daemon::{
     clock::SharedClock,
     shutdown::Shutdown,
@@ -38,10 +38,12 @@ use self::{guard::Guard, life::Life, refusal::Refusal, socket::Socket, wiring::W
 pub(crate) use self::{listener::Listener, login::Login};
 use super::{
     access::Access,
+    bulk::BULK,
     clusters::{Clusters, Lead},
     config::{FaceConfig, FaceKind, Speaks},
     place::Place,
     stream_id::StreamId,
+    target::Target,
 };
 
 /// Connections of one face at a time: as many streams as two tunnels carry. Further ones wait in the kernel's queue.
@@ -79,6 +81,8 @@ pub(crate) struct Face {
     login: Option<Login>,
     /// HTTP is carried whoever sends it, by a face for bytes.
     allow_http: bool,
+    /// Its streams are bulk.
+    bulk: bool,
     clusters: Clusters,
     clock: SharedClock,
     pub(crate) shutdown: Life,
@@ -113,6 +117,7 @@ impl Bound {
             guard: Guard::new(&address, config),
             login,
             allow_http: config.allow_http,
+            bulk: config.bulk,
             clusters: ground.clusters.clone(),
             clock: Arc::clone(&ground.clock),
             shutdown: Life::new(&ground.shutdown),
@@ -140,7 +145,7 @@ impl Bound {
                 let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
                 match listener.accept().await {
                     Ok(client) => {
-                        let berth = ground.clients.place(|worker| ground.clusters.are_on(worker, &clusters));
+                        let berth = ground.clients.place(|worker| ground.clusters.are_on(worker, &clusters, face.bulk));
                         let (worker, face) = (berth.worker(), face.clone());
                         let served = ground.connections.track_future(async move {
                             match client.place() {
@@ -185,13 +190,24 @@ impl Face {
 
     /// Where a request of an HTTP face goes.
     fn lead(&self, uri: &Uri, fields: &HeaderMap) -> Result<Lead, Refusal> {
-        let target = self.wiring.target(uri, fields).ok_or_else(Refusal::unrouted)?;
-        Ok(self.clusters.lead(target, self.kind)?)
+        let (target, bulk) = self.wiring.target(uri, fields).ok_or_else(Refusal::unrouted)?;
+        let lead = self.clusters.lead(target, self.kind)?;
+        // Later routes and requests of the same target may be of another kind: only what is said here counts.
+        let length = fields.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        let bulk = bulk || self.bulk || length.is_some_and(|length| length >= BULK);
+        Ok(if bulk { lead.for_bulk() } else { lead })
+    }
+
+    /// Where a connection goes that is one stream.
+    fn lead_to(&self, target: Arc<Target>) -> Result<Lead, Failure> {
+        let bulk = self.bulk || self.clusters.memory.expects(&target);
+        let lead = self.clusters.lead(target, self.kind)?;
+        Ok(if bulk { lead.for_bulk() } else { lead })
     }
 
     /// Where the client of a proxy face wants to go.
     fn lead_named(&self, host: &str, port: u16) -> Result<Lead, Failure> {
-        self.clusters.lead(name::target(&self.clusters, self.wiring.default(), host, port)?, self.kind)
+        self.lead_to(name::target(&self.clusters, self.wiring.default(), host, port)?)
     }
 
     /// What `/statusz` tells.

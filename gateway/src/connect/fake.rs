@@ -97,11 +97,16 @@ impl Bench {
 
     /// Opens a tunnel to `gateway` and keeps it in the pool until it retires.
     pub(crate) async fn connect(&self, gateway: &Gateway) {
+        self.connect_as(&self.tunnels, gateway).await;
+    }
+
+    /// The same for a lane of the pool.
+    pub(crate) async fn connect_as(&self, tunnels: &Tunnels, gateway: &Gateway) {
         let opened = gateway.open().await;
         let before = self.tunnels.up();
         let (retired, _told) = tokio::sync::oneshot::channel();
         let life = super::tunnels::life::live(
-            self.care(),
+            Care { tunnels: tunnels.clone(), ..self.care() },
             opened,
             retired,
             CancellationToken::new(),
@@ -119,6 +124,7 @@ pub(crate) struct Gateway {
     forwards: mpsc::Sender<Forward>,
     drain: watch::Sender<usize>,
     kill: watch::Sender<usize>,
+    freeze: watch::Sender<usize>,
     notices: watch::Sender<usize>,
     pub(crate) described: Arc<AtomicUsize>,
     pub(crate) opened: Arc<AtomicUsize>,
@@ -133,6 +139,7 @@ impl Gateway {
             forwards,
             drain: watch::Sender::new(0),
             kill: watch::Sender::new(0),
+            freeze: watch::Sender::new(0),
             notices: watch::Sender::new(0),
             described: Arc::default(),
             opened: Arc::default(),
@@ -148,6 +155,11 @@ impl Gateway {
     /// Breaks every tunnel.
     pub(crate) fn kill(&self) {
         self.kill.send_modify(|count| *count += 1);
+    }
+
+    /// Falls silent on every tunnel and leaves it as it is, as a machine does that loses its power.
+    pub(crate) fn freeze(&self) {
+        self.freeze.send_modify(|count| *count += 1);
     }
 
     /// Sends a drain notice beside every tunnel, as a relay does.
@@ -189,6 +201,7 @@ impl Gateway {
         IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let (mut drain, mut kill) = (self.drain.subscribe(), self.kill.subscribe());
+        let mut freeze = self.freeze.subscribe();
         let Ok(mut server) = server::accept(io, Settings::default()).await else { return };
         let mut draining = false;
         loop {
@@ -196,6 +209,7 @@ impl Gateway {
                 biased;
                 _ = kill.changed() => return,
                 () = self.context.shutdown.forced() => return,
+                _ = freeze.changed() => std::future::pending().await,
                 _ = drain.changed(), if !draining => {
                     draining = true;
                     server.drain();

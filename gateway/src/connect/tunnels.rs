@@ -1,5 +1,6 @@
 //! The tunnels held to one cluster, and the choice among them: least loaded first, waiting a bounded time while none is
-//! up, and trying another one when a stream certainly did not leave its tunnel.
+//! up, and trying another one when a stream certainly did not leave its tunnel. Bulk has a tunnel of its own, opened when
+//! it is first needed.
 mod choose;
 pub(crate) mod keep;
 pub(crate) mod life;
@@ -42,6 +43,9 @@ pub(crate) struct Tunnel {
     pub(crate) way: &'static str,
     /// Where its connection is driven: streams that are used elsewhere cost more.
     worker: Worker,
+    lane: Lane,
+    /// Streams on it that have turned out to be bulk.
+    bulk: AtomicUsize,
     address: String,
     identity: String,
     since: Instant,
@@ -57,10 +61,20 @@ impl fmt::Debug for Tunnel {
     }
 }
 
-/// All tunnels to one cluster. Cheap to clone.
+/// What a tunnel is for. Streams take one of the other kind only if there is none of theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Streams that somebody waits on.
+    Interactive,
+    /// Streams that move as much as they can.
+    Bulk,
+}
+
+/// All tunnels to one cluster, seen by those of one lane. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct Tunnels {
     inner: Arc<Inner>,
+    lane: Lane,
 }
 
 #[derive(Debug)]
@@ -73,6 +87,8 @@ struct Inner {
     trouble: Mutex<Vec<Trouble>>,
     ids: AtomicU64,
     turn: AtomicUsize,
+    /// Goes true when a stream is bulk for the first time.
+    bulk_wanted: watch::Sender<bool>,
     metrics: ClusterMetrics,
 }
 
@@ -117,8 +133,23 @@ impl Tunnels {
                 trouble: Mutex::default(),
                 ids: AtomicU64::new(1),
                 turn: AtomicUsize::new(0),
+                bulk_wanted: watch::Sender::new(false),
                 metrics,
             }),
+            lane: Lane::Interactive,
+        }
+    }
+
+    /// The same tunnels, for bulk.
+    pub(crate) fn for_bulk(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner), lane: Lane::Bulk }
+    }
+
+    /// Resolves when a tunnel of this lane is needed: one for bulk not before there is bulk.
+    pub(crate) async fn wanted(&self) {
+        if self.lane == Lane::Bulk {
+            // The sender is part of this.
+            let _ = self.inner.bulk_wanted.subscribe().wait_for(|wanted| *wanted).await;
         }
     }
 
@@ -136,6 +167,9 @@ impl Tunnels {
 
     /// Opens a stream on the least loaded tunnel, one of this worker if there is any. `make` gives its metadata and head, once for each attempt.
     pub(crate) async fn open(&self, make: impl Fn() -> (HeaderMap, pb::Open)) -> Result<Stream, Failure> {
+        if self.lane == Lane::Bulk {
+            self.inner.bulk_wanted.send_if_modified(|wanted| !std::mem::replace(wanted, true));
+        }
         let deadline = tokio::time::Instant::now() + WAIT_FOR_TUNNEL;
         let mut avoid = None;
         let mut attempt = 1;
@@ -182,7 +216,10 @@ impl Tunnels {
         (0..count)
             .map(|step| &live[(turn + step) % count])
             .filter(|tunnel| tunnel.client.is_open() && Some(tunnel.id) != avoid)
-            .min_by_key(|tunnel| (tunnel.worker != here, tunnel.client.in_flight()))
+            .min_by_key(|tunnel| {
+                let disturbed = self.lane == Lane::Interactive && tunnel.carries_bulk();
+                (tunnel.lane != self.lane, disturbed, tunnel.worker != here, tunnel.client.in_flight())
+            })
             .cloned()
     }
 
@@ -206,6 +243,8 @@ impl Tunnels {
             client: opened.client.clone(),
             way: opened.way,
             worker: Worker::here(),
+            lane: self.lane,
+            bulk: AtomicUsize::new(0),
             address: opened.address.clone(),
             identity: opened.identity.clone(),
             since: Instant::now(),
@@ -246,9 +285,10 @@ impl Tunnels {
         self.live().iter().filter(|tunnel| tunnel.client.is_open()).count()
     }
 
-    /// Whether one of them is driven by this worker.
+    /// Whether one of this lane is driven by this worker.
     pub(crate) fn is_on(&self, worker: Worker) -> bool {
-        self.live().iter().any(|tunnel| tunnel.worker == worker && tunnel.client.is_open())
+        let fits = |tunnel: &Arc<Tunnel>| tunnel.lane == self.lane && tunnel.worker == worker;
+        self.live().iter().any(|tunnel| fits(tunnel) && tunnel.client.is_open())
     }
 
     /// What `/statusz` tells about this cluster.
@@ -287,6 +327,21 @@ impl Tunnel {
         self.renew.notify_one();
     }
 
+    /// A stream on it has turned out to be bulk.
+    pub(crate) fn bulk_begins(&self) {
+        self.bulk.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Such a stream has ended.
+    pub(crate) fn bulk_ends(&self) {
+        self.bulk.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether there is such a stream now.
+    pub(crate) fn carries_bulk(&self) -> bool {
+        self.bulk.load(Ordering::Relaxed) > 0
+    }
+
     fn told(&self) -> MutexGuard<'_, pb::DescribeResponse> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -306,6 +361,10 @@ impl Tunnel {
         serde_json::json!({
             "id": self.id,
             "way": self.way,
+            "for": match self.lane {
+                Lane::Interactive => "any",
+                Lane::Bulk => "bulk",
+            },
             "address": self.address,
             "identity": self.identity,
             "up_seconds": self.since.elapsed().as_secs(),

@@ -21,8 +21,9 @@ use super::{
 };
 use crate::connect::{
     access::Access,
+    bulk::{Memory, Watched},
     clusters::Lead,
-    tunnels::{ATTEMPTS_MAX, Stream, is_repeatable},
+    tunnels::{ATTEMPTS_MAX, Stream, Tunnel, is_repeatable},
 };
 
 /// How a connection ended that did not end well.
@@ -66,6 +67,7 @@ pub(super) struct Carrier<'a> {
 pub(super) struct Joined {
     sender: Sender,
     receiver: Receiver<pb::ForwardResponse>,
+    tunnel: Arc<Tunnel>,
 }
 
 impl<'a> Carrier<'a> {
@@ -113,7 +115,7 @@ impl<'a> Carrier<'a> {
                 biased;
                 part = receiver.next() => return match part {
                     Some(Ok(Part::Message(pb::ForwardResponse { part: Some(forward_response::Part::Connected(_)) }))) => {
-                        Ok(Joined { sender, receiver })
+                        Ok(Joined { sender, receiver, tunnel })
                     }
                     Some(Err(failure)) => {
                         if failure.code == Code::Unauthenticated {
@@ -134,9 +136,12 @@ impl<'a> Carrier<'a> {
     }
 
     /// Carries both directions to their ends.
-    pub(super) async fn pump(self, joined: Joined, access: &mut Access) -> Result<(), Cut> {
-        let Self { mut reading, mut writing, first, .. } = self;
-        let Joined { mut sender, receiver } = joined;
+    pub(super) async fn pump(self, joined: Joined, memory: &Memory, access: &mut Access) -> Result<(), Cut> {
+        let Self { lead, mut reading, mut writing, first, .. } = self;
+        let Joined { mut sender, receiver, tunnel } = joined;
+        let watched = Watched::new(&tunnel, Some((memory.clone(), lead.target)));
+        // Held no longer than its streams need it.
+        drop(tunnel);
         let sent = Arc::clone(&access.sent);
         let taken = first.as_ref().map_or(0, Bytes::len) as u64;
         sent.store(taken, Ordering::Relaxed);
@@ -147,18 +152,22 @@ impl<'a> Carrier<'a> {
                 let bytes = reading.next().await?;
                 open = !bytes.is_empty();
                 if open {
-                    let len = bytes.len() as u64;
+                    let len = bytes.len();
                     sender.data(bytes).await?;
-                    sent.fetch_add(len, Ordering::Relaxed);
+                    sent.fetch_add(len as u64, Ordering::Relaxed);
+                    watched.moved(len);
                 }
             }
             sender.fin(pb::Fin::default()).await.map_err(Cut::Stream)
         };
-        let down = down(receiver, &mut writing, &mut access.received);
+        let hold = receiver.hold();
+        let down = down(receiver, &mut writing, &watched, &mut access.received);
         tokio::pin!(up, down);
         let mut sending = true;
         loop {
             tokio::select! {
+                biased;
+                failure = hold.cut() => return Err(Cut::Stream(failure)),
                 ended = &mut up, if sending => match ended {
                     Ok(()) => sending = false,
                     // The receiving half knows better why.
@@ -175,6 +184,7 @@ impl<'a> Carrier<'a> {
 async fn down(
     mut receiver: Receiver<pb::ForwardResponse>,
     writing: &mut WriteHalf<'_>,
+    watched: &Watched,
     received: &mut u64,
 ) -> Result<(), Cut> {
     loop {
@@ -184,6 +194,7 @@ async fn down(
                 writing.write_all(&bytes).await.map_err(|_| Cut::Client)?;
                 receiver.taken(bytes.len());
                 *received += bytes.len() as u64;
+                watched.moved(bytes.len());
             }
             Some(Ok(Part::Message(pb::ForwardResponse { part: Some(forward_response::Part::Fin(_)) }))) => {
                 // The client may have closed its reading side already, and go on sending.

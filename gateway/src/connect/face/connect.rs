@@ -79,7 +79,7 @@ async fn carry(face: &Face, client: &mut Socket, access: &mut Access) -> Result<
     };
     access.answered(Some(200));
     carrier.say(ESTABLISHED).await?;
-    carrier.pump(joined, access).await
+    carrier.pump(joined, &face.clusters.memory, access).await
 }
 
 fn refused(refusal: Refusal) -> Cut {

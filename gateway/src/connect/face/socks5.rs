@@ -86,7 +86,7 @@ async fn carry(face: &Face, client: &mut Socket, access: &mut Access) -> Result<
         Err(cut) => return Err(cut),
     };
     carrier.say(&message::reply(Reply::Granted)).await?;
-    carrier.pump(joined, access).await
+    carrier.pump(joined, &face.clusters.memory, access).await
 }
 
 /// From the greeting to the target.

@@ -40,11 +40,11 @@ async fn carry(face: &Face, client: &mut Socket, access: &mut Access) -> Result<
     let Some(target) = face.wiring.only() else {
         return Err(Failure::before_target(Code::Internal, "the face leads nowhere").into());
     };
-    let lead = face.clusters.lead(target, face.kind)?;
+    let lead = face.lead_to(target)?;
     access.leads_to(&lead);
     // No page can reach a Unix socket.
     let vet = (!face.allow_http && face.address.port().is_some()).then(|| Vet::new(&face.guard));
     let mut carrier = Carrier::new(client, lead, BytesMut::new(), vet);
     let joined = carrier.connect(None, access).await?;
-    carrier.pump(joined, access).await
+    carrier.pump(joined, &face.clusters.memory, access).await
 }

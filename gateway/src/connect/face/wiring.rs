@@ -26,6 +26,7 @@ pub(super) struct Route {
     /// In the form in which hosts are compared.
     host: Option<String>,
     path: Option<String>,
+    bulk: bool,
     target: Arc<Target>,
 }
 
@@ -40,14 +41,15 @@ impl Wiring {
         }
     }
 
-    /// The target of an HTTP request that has one Host.
-    pub(super) fn target(&self, uri: &Uri, fields: &HeaderMap) -> Option<Arc<Target>> {
+    /// The target of an HTTP request that has one Host, and whether its route is for bulk.
+    pub(super) fn target(&self, uri: &Uri, fields: &HeaderMap) -> Option<(Arc<Target>, bool)> {
         match self {
-            Self::One(target) => Some(Arc::clone(target)),
+            Self::One(target) => Some((Arc::clone(target), false)),
             Self::Routes(routes) => {
                 let host = fields.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(guard::parse);
                 let host = host.as_ref().map_or("", |(host, _)| host);
-                routes.iter().find(|route| route.takes(host, uri.path())).map(|route| Arc::clone(&route.target))
+                let route = routes.iter().find(|route| route.takes(host, uri.path()));
+                route.map(|route| (Arc::clone(&route.target), route.bulk))
             }
             Self::Named(_) => None,
         }
@@ -82,7 +84,7 @@ impl Wiring {
 impl Route {
     fn of(config: &RouteConfig) -> Self {
         let host = config.host.as_deref().and_then(guard::parse).map(|(host, _)| host);
-        Self { host, path: config.path.clone(), target: Arc::new(config.to.clone()) }
+        Self { host, path: config.path.clone(), bulk: config.bulk, target: Arc::new(config.to.clone()) }
     }
 
     fn takes(&self, host: &str, path: &str) -> bool {
@@ -115,7 +117,7 @@ mod tests {
 
     fn target(wiring: &Wiring, host: &'static str, uri: &'static str) -> Option<String> {
         let fields = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
-        wiring.target(&Uri::from_static(uri), &fields).map(|target| target.to_string())
+        wiring.target(&Uri::from_static(uri), &fields).map(|(target, _)| target.to_string())
     }
 
     #[test]
@@ -133,6 +135,15 @@ mod tests {
             ("b.local", "/v2", None),
         ] {
             assert_eq!(target(&wiring, host, uri).as_deref(), expected, "{host} {uri}");
+        }
+    }
+
+    #[test]
+    fn a_route_says_whether_it_is_for_bulk() {
+        let wiring = wiring("{ path: /models, to: a/store:1, bulk: true }, { to: a/store:1 }");
+        let fields = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("a.local"))]);
+        for (uri, bulk) in [("/models/large", true), ("/health", false)] {
+            assert_eq!(wiring.target(&Uri::from_static(uri), &fields).unwrap().1, bulk, "{uri}");
         }
     }
 }

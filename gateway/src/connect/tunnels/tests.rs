@@ -59,6 +59,57 @@ async fn streams_go_to_the_least_loaded_tunnel() {
 }
 
 #[tokio::test]
+async fn bulk_gets_a_tunnel_of_its_own_when_it_is_first_needed_and_takes_any_until_then() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    bench.connect(&gateway).await;
+    let bulk = bench.tunnels.for_bulk();
+    let mut wanted = Box::pin(bulk.wanted());
+    bench.tunnels.wanted().await;
+    let shared = bench.tunnels.open(tcp_open).await.unwrap();
+    assert!(futures_util::poll!(&mut wanted).is_pending(), "nobody needs it yet");
+    let first = bulk.open(tcp_open).await.unwrap();
+    assert_eq!(first.tunnel.id, shared.tunnel.id);
+    soon("it is needed now", wanted).await;
+
+    bench.connect_as(&bulk, &gateway).await;
+    let own = bulk.open(tcp_open).await.unwrap();
+    assert_ne!(own.tunnel.id, shared.tunnel.id);
+    let mut streams = vec![shared, first, own];
+    for _ in 0..3 {
+        let stream = bench.tunnels.open(tcp_open).await.unwrap();
+        assert_eq!(stream.tunnel.id, streams[0].tunnel.id, "even though it is the more loaded one");
+        streams.push(stream);
+    }
+}
+
+#[tokio::test]
+async fn others_take_the_tunnel_for_bulk_if_there_is_no_other() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    bench.connect_as(&bench.tunnels.for_bulk(), &gateway).await;
+    assert!(bench.tunnels.open(tcp_open).await.is_ok());
+}
+
+#[tokio::test]
+async fn streams_keep_away_from_a_tunnel_whose_stream_has_turned_out_to_be_bulk() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    bench.connect(&gateway).await;
+    bench.connect(&gateway).await;
+    let heavy = bench.tunnels.open(tcp_open).await.unwrap();
+    heavy.tunnel.bulk_begins();
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        let stream = bench.tunnels.open(tcp_open).await.unwrap();
+        assert_ne!(stream.tunnel.id, heavy.tunnel.id);
+        streams.push(stream);
+    }
+    heavy.tunnel.bulk_ends();
+    assert_eq!(bench.tunnels.open(tcp_open).await.unwrap().tunnel.id, heavy.tunnel.id);
+}
+
+#[tokio::test]
 async fn a_draining_tunnel_gets_no_new_streams_and_keeps_its_old_ones() {
     let bench = Bench::new();
     let (old, mut old_calls) = Gateway::new(&bench.context);
@@ -286,6 +337,22 @@ async fn a_lost_tunnel_is_replaced() {
             .await;
     }
     assert!(dials.lock().unwrap().len() >= 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_has_gone_without_a_word_is_found_out_and_replaced_within_thirty_seconds() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let dials = kept(&bench, &gateway);
+    until("it is up", || bench.tunnels.up() == 1).await;
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    let mut stream = bench.tunnels.open(tcp_open).await.unwrap();
+    let gone = tokio::time::Instant::now();
+    gateway.freeze();
+    let failure = stream.receiver.next().await.unwrap().unwrap_err();
+    assert_eq!((failure.code, failure.reached), (Code::TunnelLost, Reached::Maybe));
+    until("its replacement is up", || dials.lock().unwrap().len() == 2 && bench.tunnels.up() == 1).await;
+    assert!(gone.elapsed() < Duration::from_secs(30), "{:?}", gone.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
