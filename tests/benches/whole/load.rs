@@ -1,5 +1,5 @@
-//! The load: one bulk upload, and small requests on kept-alive connections. The same code runs against the target itself
-//! and against a face, so that their ratio is what the tunnel costs.
+//! The load: bulk, small requests, connections, echoes. The same code runs against the target itself and against a face,
+//! so that their ratio is what the tunnel costs.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,12 @@ const PIECE: usize = 256 * 1024;
 
 /// A TCP target that counts what it reads until the caller half-closes, then answers with the count (8 bytes, big-endian).
 pub(crate) async fn sink(tasks: &mut JoinSet<()>) -> anyhow::Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    sink_at("127.0.0.1:0", tasks).await
+}
+
+/// The same at an address.
+pub(crate) async fn sink_at(at: &str, tasks: &mut JoinSet<()>) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind(at).await?;
     let address = listener.local_addr()?;
     tasks.spawn(async move {
         let mut connections = JoinSet::new();
@@ -42,6 +47,71 @@ pub(crate) async fn sink(tasks: &mut JoinSet<()>) -> anyhow::Result<SocketAddr> 
         }
     });
     Ok(address)
+}
+
+/// A TCP target that sends back what it gets.
+pub(crate) async fn echo(tasks: &mut JoinSet<()>) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    tasks.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            // Without it the kernel would wait for more to send.
+            let _ = stream.set_nodelay(true);
+            connections.spawn(async move {
+                // Taken only when something comes, so that ten thousand idle ones stay small.
+                loop {
+                    if stream.readable().await.is_err() {
+                        return;
+                    }
+                    let mut buffer = [0; 4096];
+                    match stream.try_read(&mut buffer) {
+                        Ok(0) => return,
+                        Ok(read) => {
+                            if stream.write_all(&buffer[..read]).await.is_err() {
+                                return;
+                            }
+                        }
+                        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                        Err(_) => return,
+                    }
+                }
+            });
+            while connections.try_join_next().is_some() {}
+        }
+    });
+    Ok(address)
+}
+
+/// One connection that says something and waits until it comes back.
+pub(crate) struct Echo {
+    stream: TcpStream,
+    word: Vec<u8>,
+}
+
+impl Echo {
+    /// Connects and sends a first word of `size` bytes, so that everything between is set up.
+    pub(crate) async fn connect(address: SocketAddr, size: usize) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+        stream.set_nodelay(true)?;
+        let mut echo = Self { stream, word: vec![0x5a; size] };
+        echo.once().await?;
+        Ok(echo)
+    }
+
+    /// How long one word takes.
+    pub(crate) async fn once(&mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
+        self.stream.write_all(&self.word).await?;
+        self.stream.read_exact(&mut self.word).await.context("the echo ended")?;
+        Ok(began.elapsed())
+    }
+}
+
+/// The `percent`th percentile.
+pub(crate) fn percentile(times: &mut [Duration], percent: usize) -> Duration {
+    times.sort_unstable();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
 /// Uploads `total` bytes to a [`sink`] behind `address`; the time until the sink has confirmed all of them.
@@ -113,6 +183,36 @@ pub(crate) async fn requests(
         p50: times[times.len() / 2],
         p99: times[times.len() * 99 / 100],
     })
+}
+
+/// Sends `head` again and again for `time`, each on a connection of its own, `at_once` side by side.
+pub(crate) async fn connections(
+    address: SocketAddr,
+    head: Arc<[u8]>,
+    at_once: usize,
+    time: Duration,
+) -> anyhow::Result<f64> {
+    let mut clients = JoinSet::new();
+    let began = Instant::now();
+    for _ in 0..at_once {
+        let head = head.clone();
+        clients.spawn(async move {
+            let (mut count, mut buffer) = (0_u64, Vec::with_capacity(4096));
+            while began.elapsed() < time {
+                let mut stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                stream.write_all(&head).await?;
+                answer(&mut stream, &mut buffer).await?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        });
+    }
+    let mut count = 0;
+    while let Some(client) = clients.join_next().await {
+        count += client??;
+    }
+    Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
 /// Reads one answer with `Content-Length`, and fails on any status but 200.

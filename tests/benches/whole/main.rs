@@ -1,222 +1,117 @@
-//! Whole processes under load: what a tunnel costs, as ratios to the same client talking straight to the target.
+//! Whole processes under load: what a tunnel costs, as ratios within one run.
 //!
-//! `cargo bench -p causeway-tests --bench whole` runs it against the release programs (build them first:
-//! `cargo build --release -p relay -p gateway`) and prints the rows of `RESULTS.md`. Every round measures the straight
-//! path and both topologies one after the other, so that a noisy machine disturbs all three alike; medians are shown.
+//! `cargo bench -p causeway-tests --bench whole -- [SECTION]…` runs it against the release programs (build them first:
+//! `cargo build --release -p relay -p gateway`) and prints the tables of `RESULTS.md`. Sections: `bytes`, `requests`,
+//! `latency`, `live`, `idle`, `churn`, `distance` (needs root, for network namespaces); all without an argument. In every round all paths of a section take turns, so that
+//! a noisy machine disturbs them alike; medians are shown. What is measured runs on one core, what drives it and what it
+//! leads to on the others, so CPU time says what a byte or a request costs.
+//!
+//! rathole takes part if `cargo install rathole --version 0.5.0 --root target/bench-tools` was done.
 #![expect(clippy::print_stdout, reason = "a bench prints its results")]
 
+mod bytes;
+mod distance;
+mod latency;
+mod live;
 mod load;
+mod requests;
+mod rivals;
+mod scale;
+mod world;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::process::Command;
 
-use causeway_tests::{
-    process::Process,
-    programs,
-    site::{CLUSTER, CONNECTOR, Site, direct_way, relay_way},
-    topology::ready,
-};
-use load::Rate;
+use anyhow::ensure;
+use causeway_tests::site::Site;
 use tokio::task::JoinSet;
-
-/// Bytes of one bulk upload.
-const BULK: u64 = 1 << 30;
-/// Kept-alive connections of the small-request load, as in the budgets.
-const CONNECTIONS: usize = 32;
-/// How long one small-request load runs.
-const REQUESTS_FOR: Duration = Duration::from_secs(4);
-/// Rounds; the median of each number counts.
-const ROUNDS: usize = 5;
-
-/// One path to the target, and what was measured on it.
-struct Path {
-    name: &'static str,
-    bulk: SocketAddr,
-    /// Small requests as bare TCP.
-    tcp: SocketAddr,
-    /// Small requests through the HTTP face; the straight path has the same address twice.
-    http: SocketAddr,
-    head: Arc<[u8]>,
-    processes: Vec<Process>,
-    seen: Vec<Round>,
-    /// What the processes run on; dropped after them.
-    _site: Site,
-}
-
-struct Round {
-    bulk: Duration,
-    bulk_cpu: Duration,
-    tcp: Rate,
-    http: Rate,
-    http_cpu: Duration,
-}
+use world::{Path_, Setting, Targets, straight, tunnelled};
 
 fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     // `cargo test --benches` starts every bench with --test: compile only.
-    if std::env::args().any(|argument| argument == "--test") {
+    if arguments.iter().any(|argument| argument == "--test") {
         return Ok(());
     }
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run())
+    if let [what, rest @ ..] = arguments.as_slice()
+        && let Some(what) = what.strip_prefix("inside-")
+    {
+        return tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?
+            .block_on(distance::inside(what, rest));
+    }
+    if world::has_cores() {
+        // Before there are threads: they, and whatever is started later, inherit it.
+        let id = std::process::id().to_string();
+        let pinned = Command::new("taskset").args(["-cp", "0", &id]).output()?;
+        ensure!(pinned.status.success(), "taskset: {}", String::from_utf8_lossy(&pinned.stderr));
+    }
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?.block_on(run(&arguments))
 }
 
-async fn run() -> anyhow::Result<()> {
+async fn run(sections: &[String]) -> anyhow::Result<()> {
+    let asked = |name: &str| sections.is_empty() || sections.iter().any(|section| section == name);
     let mut tasks = JoinSet::new();
-    let sink = load::sink(&mut tasks).await?;
-    let mut paths = [straight(sink).await?, tunnelled(sink, false).await?, tunnelled(sink, true).await?];
-
-    // One round unmeasured: tunnels, pools and windows warm up.
-    for path in &mut paths {
-        load::upload(path.bulk, BULK / 8).await?;
-        load::requests(path.tcp, path.head.clone(), CONNECTIONS, Duration::from_millis(500)).await?;
-        load::requests(path.http, path.head.clone(), CONNECTIONS, Duration::from_millis(500)).await?;
-    }
-    for _ in 0..ROUNDS {
-        for path in &mut paths {
-            let before = cpu(&path.processes);
-            let bulk = load::upload(path.bulk, BULK).await?;
-            let bulk_cpu = cpu(&path.processes) - before;
-            let tcp = load::requests(path.tcp, path.head.clone(), CONNECTIONS, REQUESTS_FOR).await?;
-            let before = cpu(&path.processes);
-            let http = load::requests(path.http, path.head.clone(), CONNECTIONS, REQUESTS_FOR).await?;
-            let http_cpu = cpu(&path.processes) - before;
-            path.seen.push(Round { bulk, bulk_cpu, tcp, http, http_cpu });
+    let targets = Targets { sink: load::sink(&mut tasks).await?, echo: load::echo(&mut tasks).await? };
+    if asked("bytes") || asked("requests") || asked("latency") || asked("live") {
+        let mut sites = Vec::new();
+        let mut paths = paths(&mut sites, targets).await?;
+        let head = world::small(&sites[0])?;
+        for site in &sites[1..] {
+            world::small(site)?;
         }
+        // One round unmeasured: tunnels, pools and windows warm up.
+        for path in &paths {
+            bytes::warm(path).await?;
+        }
+        if asked("bytes") {
+            bytes::measure(&paths).await?;
+        }
+        if asked("requests") {
+            requests::measure(&mut paths, &sites).await?;
+        }
+        if asked("latency") {
+            latency::measure(&paths, &sites).await?;
+        }
+        if asked("live") {
+            live::measure(&paths).await?;
+        }
+        drop(head);
     }
-    report(&mut paths);
+    if asked("idle") {
+        scale::idle(targets).await?;
+    }
+    if asked("churn") {
+        scale::churn(targets).await?;
+    }
+    if asked("distance") {
+        distance::measure().await?;
+    }
     Ok(())
 }
 
-/// CPU time of some processes together.
-fn cpu(processes: &[Process]) -> Duration {
-    processes.iter().map(Process::cpu).sum()
-}
-
-/// A site whose nginx serves the small file, and the request for it.
-async fn site() -> anyhow::Result<(Site, Arc<[u8]>)> {
-    let site = Site::new().await;
-    std::fs::write(site.nginx.web().join("small"), "0123456789abcdef")?;
-    let port = site.nginx.address.port();
-    let head = format!("GET /small HTTP/1.1\r\nHost: web.test:{port}\r\n\r\n");
-    Ok((site, Arc::from(head.into_bytes())))
-}
-
-async fn straight(sink: SocketAddr) -> anyhow::Result<Path> {
-    let (site, head) = site().await?;
-    let nginx = site.nginx.address;
-    Ok(Path {
-        name: "straight",
-        bulk: sink,
-        tcp: nginx,
-        http: nginx,
-        head,
-        processes: Vec::new(),
-        seen: Vec::new(),
-        _site: site,
-    })
-}
-
-/// Starts gateway and connector, and relay and listener between them if asked.
-async fn tunnelled(sink: SocketAddr, through_relay: bool) -> anyhow::Result<Path> {
-    let (site, head) = site().await?;
-    let nginx = site.nginx.address;
-    site.edit("gateway.yaml", "exceptions: [", &format!("exceptions: [\"{sink}\", "));
-    site.write(
-        "policy.yaml",
-        &format!(
-            "rules:
-  - name: hold-a-tunnel
-    who: {{ authenticator: tests, subjects: [{CONNECTOR}] }}
-    describe: {{}}
-  - name: web
-    who: {{ authenticator: tests, subjects: [{CONNECTOR}] }}
-    http: {{ hosts: [web.test], ports: [{web}], methods: [GET], paths: [/**] }}
-  - name: bytes
-    who: {{ authenticator: tests, subjects: [{CONNECTOR}] }}
-    tcp: {{ hosts: [web.test, echo.test], ports: [{web}, {sink}], bypasses_http: true }}
-",
-            web = nginx.port(),
-            sink = sink.port()
-        ),
-    );
-    let (gateway, gateway_address) = site.gateway().await;
-    site.export_trust().await;
-    let mut processes = vec![gateway];
-    let (name, way) = if through_relay {
-        let (relay, relay_address) = site.relay().await;
-        let mut listener = site.listener(relay_address, gateway_address);
-        let admin = listener.address("admin").await;
-        ready("listener", admin).await;
-        processes.extend([relay, listener]);
-        ("relay", relay_way(relay_address, CLUSTER))
-    } else {
-        ("direct", direct_way(gateway_address))
-    };
-    site.write(
-        "bench.yaml",
-        &format!(
-            "clusters:
-  {CLUSTER}:
-    trust: {{ file: {CLUSTER}.trust.yaml }}
-    ways:
-      - {way}
-    token: {{ source: file, path: connector.token }}
-trust: {{ system: false, files: [ca.pem] }}
-faces:
-  - {{ http: 127.0.0.1:0, to: \"{CLUSTER}/web.test:{web}\", as: connector, hosts: [\"web.test:{web}\"] }}
-  - {{ tcp: 127.0.0.1:0, to: \"{CLUSTER}/web.test:{web}\", as: connector }}
-  - {{ tcp: 127.0.0.1:0, to: \"{CLUSTER}/echo.test:{sink}\", as: connector }}
-admin: {{ address: 127.0.0.1:0 }}
-",
-            web = nginx.port(),
-            sink = sink.port(),
-        ),
-    );
-    let mut connector = programs::start("connector", "gateway", site.path(), ["connect", "-c", "bench.yaml"]);
-    let http = connector.address("face-http").await;
-    let tcp = connector.addresses("face-tcp", 2).await;
-    let admin = connector.address("admin").await;
-    ready("connector", admin).await;
-    processes.push(connector);
-    Ok(Path { name, bulk: tcp[1], tcp: tcp[0], http, head, processes, seen: Vec::new(), _site: site })
-}
-
-fn report(paths: &mut [Path]) {
-    let median = |path: &Path, number: fn(&Round) -> f64| {
-        let mut numbers: Vec<f64> = path.seen.iter().map(number).collect();
-        numbers.sort_by(f64::total_cmp);
-        numbers[numbers.len() / 2]
-    };
-    let gigabits: fn(&Round) -> f64 = |round| BULK as f64 * 8.0 / 1e9 / round.bulk.as_secs_f64();
-    let (bulk, tcp, http) = (
-        median(&paths[0], gigabits),
-        median(&paths[0], |r| r.tcp.per_second),
-        median(&paths[0], |r| r.http.per_second),
-    );
-    println!(
-        "| path | bulk Gbit/s | ratio | CPU-s/GiB | TCP face req/s | ratio | HTTP face req/s | ratio | p50 µs | p99 µs | CPU-µs/req | resident MiB |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
-    for path in paths.iter() {
-        let resident: Vec<String> = path
-            .processes
-            .iter()
-            .map(|process| format!("{:.0}", process.resident() as f64 / f64::from(1 << 20)))
-            .collect();
-        println!(
-            "| {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.2} | {:.0} | {:.2} | {:.0} | {:.0} | {:.0} | {} |",
-            path.name,
-            median(path, gigabits),
-            median(path, gigabits) / bulk,
-            median(path, |round| round.bulk_cpu.as_secs_f64() / (BULK as f64 / f64::from(1 << 30))),
-            median(path, |round| round.tcp.per_second),
-            median(path, |round| round.tcp.per_second) / tcp,
-            median(path, |round| round.http.per_second),
-            median(path, |round| round.http.per_second) / http,
-            median(path, |round| round.http.p50.as_secs_f64() * 1e6),
-            median(path, |round| round.http.p99.as_secs_f64() * 1e6),
-            median(path, |round| {
-                round.http_cpu.as_secs_f64() * 1e6 / (round.http.per_second * REQUESTS_FOR.as_secs_f64())
-            }),
-            if resident.is_empty() { "–".to_owned() } else { resident.join(" ") },
-        );
+/// Straight, ours in both topologies, and rathole.
+async fn paths(sites: &mut Vec<Site>, targets: Targets) -> anyhow::Result<Vec<Path_>> {
+    let mut paths = Vec::new();
+    sites.push(Site::new().await);
+    paths.push(straight(&sites[0], targets));
+    for through_relay in [false, true] {
+        let site = Site::new().await;
+        paths.push(tunnelled(&site, targets, Setting { through_relay, ..Setting::default() }).await?.0);
+        sites.push(site);
     }
+    let site = Site::new().await;
+    match rivals::rathole(&site, targets).await? {
+        Some(path) => paths.push(path),
+        None => println!("rathole is not installed and does not take part\n"),
+    }
+    sites.push(site);
+    Ok(paths)
+}
+
+/// The middle one.
+pub(crate) fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.into_iter().collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
