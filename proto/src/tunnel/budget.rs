@@ -7,8 +7,9 @@
 //! * From [`REFUSING`] on, nobody does.
 //! * When the limit is reached, the largest holders are reset, with a reason, until it is not.
 //!
-//! Those over their share count as larger than anybody who is not. Between two looks the sum is an upper bound, because
-//! framing counts until it is looked at; decisions are made on exact numbers.
+//! Those over their share count as larger than anybody who is not. Streams are compared by exact numbers. The sum may be too
+//! high between two looks, because framing counts until it is looked at, and too low by one frame for each tunnel, because a
+//! frame that is half there at a look belongs to no stream yet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

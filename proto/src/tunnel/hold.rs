@@ -1,5 +1,5 @@
-//! What one stream and one tunnel hold, for the [`Budget`]: exact when it is asked for, but for a frame that is half here,
-//! and kept as an upper bound in between, so that a stream costs the budget two additions for each piece and no look-up.
+//! What one stream and one tunnel hold, for the [`Budget`]: exact for each stream when it is asked for, and in between kept
+//! for each tunnel by two additions for each piece, without a look-up.
 //!
 //! Lock order: budget, ledger, holder, HTTP/2. Nothing here calls the budget while it holds a lock.
 

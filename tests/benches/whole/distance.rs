@@ -103,6 +103,7 @@ pub(crate) async fn measure() -> anyhow::Result<()> {
 
 /// A gateway at the far end and a connector at the near one; gives the face that leads to the sink.
 async fn tunnel(site: &Site, wire: &Wire, sink: u16) -> anyhow::Result<(Process, Process, SocketAddr)> {
+    site.edit("gateway.yaml", "level: debug", "level: info");
     site.edit("gateway.yaml", "exceptions: [", &format!("exceptions: [\"127.0.0.1:{sink}\", "));
     site.edit("gateway.yaml", &format!("{}:0", site.gateway_ip), &format!("{FAR}:0"));
     site.write(

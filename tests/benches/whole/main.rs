@@ -55,11 +55,7 @@ async fn run(sections: &[String]) -> anyhow::Result<()> {
     let targets = Targets { sink: load::sink(&mut tasks).await?, echo: load::echo(&mut tasks).await? };
     if asked("bytes") || asked("requests") || asked("latency") || asked("live") {
         let mut sites = Vec::new();
-        let mut paths = paths(&mut sites, targets).await?;
-        let head = world::small(&sites[0])?;
-        for site in &sites[1..] {
-            world::small(site)?;
-        }
+        let paths = paths(&mut sites, targets).await?;
         // One round unmeasured: tunnels, pools and windows warm up.
         for path in &paths {
             bytes::warm(path).await?;
@@ -68,7 +64,7 @@ async fn run(sections: &[String]) -> anyhow::Result<()> {
             bytes::measure(&paths).await?;
         }
         if asked("requests") {
-            requests::measure(&mut paths, &sites).await?;
+            requests::measure(&paths, &sites).await?;
         }
         if asked("latency") {
             latency::measure(&paths, &sites).await?;
@@ -76,7 +72,6 @@ async fn run(sections: &[String]) -> anyhow::Result<()> {
         if asked("live") {
             live::measure(&paths).await?;
         }
-        drop(head);
     }
     if asked("idle") {
         scale::idle(targets).await?;

@@ -21,7 +21,7 @@ struct Seen {
 }
 
 /// Prints the tables.
-pub(crate) async fn measure(paths: &mut Vec<Path_>, sites: &[Site]) -> anyhow::Result<()> {
+pub(crate) async fn measure(paths: &[Path_], sites: &[Site]) -> anyhow::Result<()> {
     let heads: Vec<Arc<[u8]>> =
         sites.iter().map(|site| world::small(site).map(Arc::from)).collect::<anyhow::Result<_>>()?;
     let tcp: Vec<_> =

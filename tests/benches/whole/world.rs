@@ -61,10 +61,13 @@ pub(crate) fn has_cores() -> bool {
     std::thread::available_parallelism().is_ok_and(|count| count.get() > 1)
 }
 
-/// Starts a program on the measured core, logging into a file of its own; gives it and that file.
+/// Starts a program on the measured core, logging into a file of its own; gives it and that file. Not beside the settings,
+/// which are watched: each line would wake whoever watches them.
 pub(crate) fn start(name: &str, program: PathBuf, folder: &Path, args: &[&str]) -> (Process, PathBuf) {
     static COUNT: AtomicUsize = AtomicUsize::new(0);
-    let log = folder.join(format!("{name}.{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let logs = folder.join("logs");
+    std::fs::create_dir_all(&logs).expect("a folder can be made in the site's own");
+    let log = logs.join(format!("{name}.{}.log", COUNT.fetch_add(1, Ordering::Relaxed)));
     let pinned = if has_cores() { format!("taskset -c {MEASURED_CORE} ") } else { String::new() };
     let script = format!("exec {pinned}\"$0\" \"$@\" 2>{} >&2", log.display());
     let mut all: Vec<OsString> = vec!["-c".into(), script.into(), program.into()];
@@ -134,6 +137,10 @@ pub(crate) async fn tunnelled(
     let Targets { sink, echo } = targets;
     let web = site.nginx.address;
     site.edit("gateway.yaml", "exceptions: [", &format!("exceptions: [\"{sink}\", \"{echo}\", "));
+    // As in production.
+    for file in ["gateway.yaml", "relay.yaml"] {
+        site.edit(file, "level: debug", "level: info");
+    }
     site.append("gateway.yaml", setting.gateway);
     let ports = [web, sink, echo].map(|address| address.port().to_string()).join(", ");
     site.write(
@@ -161,6 +168,7 @@ pub(crate) async fn tunnelled(
         let (relay, log) = start("relay", programs::program("relay"), site.path(), &["serve", "-c", "relay.yaml"]);
         let relay_address = address(&log, "relay").await;
         site.write_listener(relay_address, gateway_address);
+        site.edit("listener.yaml", "level: debug", "level: info");
         let (listener, log) =
             start("listener", programs::program("relay"), site.path(), &["listen", "-c", "listener.yaml"]);
         ready("listener", address(&log, "admin").await).await;
