@@ -20,7 +20,8 @@ use tokio::{
 /// Size of one written piece: what a fast program writes at once.
 const PIECE: usize = 256 * 1024;
 
-/// A TCP target that counts what it reads until the caller half-closes, then answers with the count (8 bytes, big-endian).
+/// A TCP target that is told how many bytes come (8 bytes, big-endian), counts them, and answers with the count. A half-close
+/// would be simpler, and not every tunnel carries one.
 pub(crate) async fn sink(tasks: &mut JoinSet<()>) -> anyhow::Result<SocketAddr> {
     sink_at("127.0.0.1:0", tasks).await
 }
@@ -34,15 +35,16 @@ pub(crate) async fn sink_at(at: &str, tasks: &mut JoinSet<()>) -> anyhow::Result
         while let Ok((mut stream, _)) = listener.accept().await {
             connections.spawn(async move {
                 let mut buffer = vec![0u8; PIECE];
+                let Ok(announced) = stream.read_u64().await else { return };
                 let mut count = 0u64;
-                while let Ok(read) = stream.read(&mut buffer).await {
-                    if read == 0 {
-                        // The client checks the count; a failed write shows there.
-                        let _ = stream.write_all(&count.to_be_bytes()).await;
-                        return;
+                while count < announced {
+                    match stream.read(&mut buffer).await {
+                        Ok(read @ 1..) => count += read as u64,
+                        Ok(_) | Err(_) => return,
                     }
-                    count += read as u64;
                 }
+                // The client checks the count; a failed write shows there.
+                let _ = stream.write_all(&count.to_be_bytes()).await;
             });
         }
     });
@@ -120,13 +122,13 @@ pub(crate) async fn upload(address: SocketAddr, total: u64) -> anyhow::Result<Du
     stream.set_nodelay(true)?;
     let piece = vec![0x5au8; PIECE];
     let began = Instant::now();
+    stream.write_u64(total).await?;
     let mut left = total;
     while left > 0 {
         let count = usize::try_from(left.min(PIECE as u64))?;
         stream.write_all(&piece[..count]).await?;
         left -= count as u64;
     }
-    stream.shutdown().await?;
     let mut confirmed = [0u8; 8];
     stream.read_exact(&mut confirmed).await.context("the sink did not confirm")?;
     ensure!(u64::from_be_bytes(confirmed) == total, "the sink counted another number of bytes");

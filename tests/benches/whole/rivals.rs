@@ -36,10 +36,9 @@ pub(crate) async fn rathole(site: &Site, targets: Targets) -> anyhow::Result<Opt
     let pki = Pki::new();
     pki.write_server_named(folder, &["127.0.0.1"]);
     write(&folder.join("rathole-ca.pem"), pki.certificate());
-    // The old algorithms are the only ones that it reads.
     let packed = Command::new("openssl")
-        .args(["pkcs12", "-export", "-legacy", "-in", "tls.crt", "-inkey", "tls.key", "-out", "rathole.pfx"])
-        .args(["-certpbe", "PBE-SHA1-3DES", "-keypbe", "PBE-SHA1-3DES", "-macalg", "sha1", "-passout", "pass:bench"])
+        .args(["pkcs12", "-export", "-in", "tls.crt", "-inkey", "tls.key", "-out", "rathole.pfx"])
+        .args(["-passout", "pass:bench"])
         .current_dir(folder)
         .output()
         .context("openssl")?;
