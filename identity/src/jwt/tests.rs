@@ -563,6 +563,32 @@ async fn a_broken_key_file_leaves_the_last_good_keys_for_a_day() {
 }
 
 #[tokio::test]
+async fn a_key_server_that_disappears_leaves_the_last_good_keys_for_a_day() {
+    let world = World::new();
+    let (good, gone) = (world.signer.jwks(), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let away = gone.clone();
+    let server =
+        HttpServer::start(
+            move |_| {
+                if away.load(Ordering::SeqCst) { Reply::hang_up() } else { Reply::json(good.clone()) }
+            },
+        )
+        .await;
+    let authenticators = world.start(json!({ "jwks": { "url": server.url("/keys") } })).await;
+    authenticators.verify(world.token(json!({})).expose()).await.unwrap();
+    gone.store(true, Ordering::SeqCst);
+    let stranger = Signer::generate("key-2").sign(&claims(json!({ "exp": NOW + 2 * 24 * 3600 })));
+    let known = world.token(json!({ "exp": NOW + 2 * 24 * 3600 }));
+    world.clock.advance(source::REFETCH_PAUSE);
+    assert_eq!(authenticators.verify(stranger.expose()).await, Err(JwtError::UnknownKey));
+    authenticators.verify(known.expose()).await.unwrap();
+    // Nobody has confirmed them for a day.
+    world.clock.advance(source::MAX_AGE);
+    authenticators.verify(stranger.expose()).await.unwrap_err();
+    assert_eq!(authenticators.verify(known.expose()).await, Err(JwtError::KeysUnavailable));
+}
+
+#[tokio::test]
 async fn keys_from_a_url_are_refetched_once_for_an_unknown_key_and_not_again_within_a_minute() {
     let world = World::new();
     let set = Arc::new(std::sync::Mutex::new(world.signer.jwks()));
