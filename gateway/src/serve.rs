@@ -12,11 +12,13 @@ pub mod entry;
 pub mod gateway;
 pub mod metrics;
 mod port;
+mod reload;
 pub mod session;
 pub mod target;
 
 use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use daemon::{
     audit::Journal,
     config::Loaded,
@@ -36,6 +38,7 @@ use self::{
     gateway::Gateway,
     metrics::Metrics,
     port::Port,
+    reload::Follower,
     session::services::Services,
     target::{
         kubernetes::{Api, ApiError},
@@ -103,7 +106,7 @@ impl StartFailure for StartError {
 /// # Errors
 /// When its config, keys or policy cannot be used, or its port cannot be bound. Nothing listens then.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let Loaded { values, base, path, .. } = config;
+    let Loaded { values, base, path } = config.clone();
     let guard = context.readiness.guard("tunnel port");
     let names: BTreeSet<String> = values.authenticators.keys().cloned().collect();
     let journal = Journal::start(values.audit.as_ref(), &base, &context)?;
@@ -127,9 +130,9 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         policies,
         journal: journal.clone(),
         shown: Arc::clone(&shown),
-        manners,
+        manners: ArcSwap::from_pointee(manners),
         kubernetes,
-        sockets: values.unix,
+        sockets: ArcSwap::from_pointee(values.unix),
         pools: Pools::new(&context.workers),
         budget: held::budget(buffers, &context.metrics),
         metrics: Metrics::register(&context.metrics),
@@ -139,6 +142,7 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let services = Arc::new(Services::start(&gateway).await);
     let port = Port::new(listener, values.listen, &gateway);
     context.shutdown.spawn(shown.keep_fresh(context.clone(), journal));
+    context.shutdown.spawn(Follower::new(Arc::clone(&gateway), &config).run());
     context.shutdown.spawn(keep_swept(Arc::clone(&gateway)));
     context.shutdown.spawn(port.serve(gateway, services));
     tracing::info!(what = "tunnel", %address, "listening");

@@ -43,12 +43,12 @@ pub struct Config {
     pub authenticators: BTreeMap<String, AuthenticatorConfig>,
     /// The policy: a path (relative to this file, reloaded on change), or the policy itself.
     pub policy: PolicySource,
-    /// How targets are spoken to, where what the caller asks for does not do. The first entry that fits counts. Default:
-    /// none. A change needs a restart.
+    /// How targets are spoken to, where what the caller asks for does not do. The first entry that fits counts. A change,
+    /// of their CAs too, counts for new requests. Default: none.
     #[serde(default)]
     pub targets: Vec<TargetConfig>,
-    /// Unix sockets of this machine that rules of the kind `unix` may name: their absolute paths, by name. Default: none.
-    /// A change needs a restart.
+    /// Unix sockets of this machine that rules of the kind `unix` may name: their absolute paths, by name. A change
+    /// counts for new streams. Default: none.
     #[serde(default)]
     #[schemars(with = "BTreeMap<String, String>")]
     pub unix: BTreeMap<String, PathBuf>,
@@ -66,7 +66,7 @@ pub struct Config {
 }
 
 /// How some targets are spoken to.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TargetConfig {
     /// Host patterns, as in a policy: `*` is one label, a leading `**` is one or more; or IP addresses.
@@ -82,7 +82,7 @@ pub struct TargetConfig {
 }
 
 /// TLS to a target.
-#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TargetTls {
     /// PEM file with the only CAs that are trusted. Default: the system's.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
+use arc_swap::ArcSwap;
 use daemon::{audit::Journal, process::Context};
 use identity::jwt::Authenticators;
 use proto::tunnel::{
@@ -43,11 +44,11 @@ pub struct Gateway {
     /// Names to addresses.
     pub resolver: Resolver,
     /// How targets are spoken to.
-    pub manners: Manners,
+    pub manners: ArcSwap<Manners>,
     /// The API server, if it is a target.
     pub kubernetes: Option<Arc<Api>>,
     /// Unix sockets that callers may name.
-    pub sockets: BTreeMap<String, PathBuf>,
+    pub sockets: ArcSwap<BTreeMap<String, PathBuf>>,
     /// Connections to targets.
     pub pools: Pools,
     /// What all tunnels hold.

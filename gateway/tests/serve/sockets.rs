@@ -12,7 +12,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Setup, World, subject};
+use crate::support::{PATIENCE, Setup, World, subject};
 
 const RULES: &str = "rules:
   - { name: sockets, who: { authenticator: corp, subjects: [alice] }, unix: { names: [echo, absent, unknown] } }
@@ -71,4 +71,52 @@ async fn a_socket_is_a_name_of_the_config_that_a_rule_grants() {
         assert_eq!((failure.code, failure.reached), (code, Reached::No), "{name}: {failure}");
         assert!(!failure.message.contains(&*folder.path().to_string_lossy()), "{failure}");
     }
+}
+
+#[tokio::test]
+async fn a_socket_that_is_named_while_the_gateway_runs_is_reached_and_a_broken_file_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = UnixListener::bind(folder.path().join("echo")).unwrap();
+    let world = World::start(Setup { rules: RULES.to_owned(), targets: &[], more: "" }).await;
+    let tunnel = world.held().await;
+    let events = world.context.events.clone();
+    let opens = async || {
+        let token = world.token("alice");
+        let (_sender, mut receiver) = tunnel.forward(subject(&token), open_unix("echo")).await.unwrap();
+        receiver.next().await.unwrap().is_ok()
+    };
+    let soon = async |what: &str, holds: &dyn Fn(bool) -> bool| {
+        let waiting = async {
+            while !holds(opens().await) {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{what}"));
+    };
+    assert!(!opens().await);
+    let path = world.path("gateway.yaml");
+    let write = |text: &str| {
+        let draft = world.path("gateway.next");
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, &path).unwrap();
+    };
+    let text = std::fs::read_to_string(&path).unwrap();
+    let named = format!("{text}unix: {{ echo: {} }}\n", folder.path().join("echo").display());
+    write(&named);
+    soon("it is named", &|opened| opened).await;
+
+    write(&named.replace("unix:", "unixx:"));
+    let refused = || {
+        let told = events.recent().into_iter().find(|event| event.kind == "config_refused");
+        told.map(|event| event.fields["problem"].to_string())
+    };
+    soon("the broken file is told of", &|opened| {
+        assert!(opened, "the old one stays");
+        refused().is_some()
+    })
+    .await;
+    let refused = refused().unwrap();
+    assert!(refused.contains("gateway.yaml:") && refused.contains("unixx"), "{refused}");
+    write(&text);
+    soon("it is no longer named", &|opened| !opened).await;
 }

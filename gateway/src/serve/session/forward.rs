@@ -207,7 +207,8 @@ async fn socket(
     let (ask, gateway) = (Ask::Unix { name: &target.name }, &tunnel.gateway);
     record.rule = Some(gateway.decide(caller, ask, false)?);
     audit::granted(&gateway.journal, record).await?;
-    let stream = unix::connect(&gateway.sockets, &target.name, Instant::now() + gateway.limits.connect.0).await?;
+    let stream =
+        unix::connect(&gateway.sockets.load_full(), &target.name, Instant::now() + gateway.limits.connect.0).await?;
     let connected = Connected { address: target.name.clone() };
     sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
     let work = pipe::carry(Wire::Unix(stream), Bytes::new(), receiver, sender, &record.traffic);

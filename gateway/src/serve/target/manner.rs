@@ -4,7 +4,10 @@
 use std::{
     io,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -70,6 +73,8 @@ pub enum Version {
 pub struct Tls {
     /// Tells connections apart that were verified in different ways.
     id: String,
+    /// Hash of the CAs.
+    vouchers: [u8; 32],
     name: Option<ServerName<'static>>,
     one: Arc<ClientConfig>,
     two: Arc<ClientConfig>,
@@ -83,7 +88,7 @@ impl Manners {
     /// When one cannot be used.
     pub fn new(targets: &[TargetConfig], base: &Path) -> Result<Self, TlsError> {
         let mut entries = Vec::with_capacity(targets.len());
-        for (index, target) in targets.iter().enumerate() {
+        for target in targets {
             let tls = match &target.tls {
                 Some(tls) => {
                     let trust = match &tls.ca {
@@ -91,7 +96,7 @@ impl Manners {
                         None => Trust::default(),
                     };
                     let name = tls.server_name.as_deref().and_then(|name| ServerName::try_from(name.to_owned()).ok());
-                    Some(Arc::new(Tls::new(index + 1, name, tls::roots(&trust, base)?)))
+                    Some(Arc::new(Tls::new(unique(), name, tls::roots(&trust, base)?)))
                 }
                 None => None,
             };
@@ -104,6 +109,14 @@ impl Manners {
             });
         }
         Ok(Self { entries, system: OnceLock::new() })
+    }
+
+    /// Whether the entries trust the same CAs, one by one.
+    pub fn trusts_as(&self, other: &Self) -> bool {
+        let vouchers = |manners: &Self| -> Vec<_> {
+            manners.entries.iter().map(|entry| entry.tls.as_ref().map(|tls| tls.vouchers)).collect()
+        };
+        vouchers(self) == vouchers(other)
     }
 
     /// How the target of a request is spoken to.
@@ -149,20 +162,38 @@ impl Manners {
         }
         let roots = tls::roots(&Trust::default(), Path::new(""))
             .map_err(|error| Failure::before_target(Code::Internal, format!("TLS to targets: {error}")))?;
-        Ok(Arc::clone(self.system.get_or_init(|| Arc::new(Tls::new(0, None, roots)))))
+        Ok(Arc::clone(self.system.get_or_init(|| Arc::new(Tls::new(unique(), None, roots)))))
     }
+}
+
+/// Never given twice: a connection that was verified before a reload must not pass for one that was after it.
+fn unique() -> usize {
+    static IDS: AtomicUsize = AtomicUsize::new(0);
+    IDS.fetch_add(1, Ordering::Relaxed)
+}
+
+fn vouchers(roots: &RootCertStore) -> [u8; 32] {
+    let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for anchor in &roots.roots {
+        for part in [&anchor.subject, &anchor.subject_public_key_info] {
+            hash.update(&part.len().to_be_bytes());
+            hash.update(part);
+        }
+    }
+    hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 impl Tls {
     /// Trust in `roots` alone, and the name that the target must have, if it is not the one that is called.
     pub fn new(id: impl ToString, name: Option<ServerName<'static>>, roots: RootCertStore) -> Self {
+        let vouchers = vouchers(&roots);
         let either = tls::client(roots, &[H2, HTTP1]);
         let only = |protocol: &[u8]| {
             let mut config = ClientConfig::clone(&either);
             config.alpn_protocols = vec![protocol.to_vec()];
             Arc::new(config)
         };
-        Self { id: id.to_string(), name, one: only(HTTP1), two: only(H2), either }
+        Self { id: id.to_string(), vouchers, name, one: only(HTTP1), two: only(H2), either }
     }
 
     fn name(&self, host: &Host) -> Result<ServerName<'static>, Failure> {
@@ -238,10 +269,10 @@ mod tests {
         )
         .unwrap();
         let mut manners = Manners::new(&targets, Path::new("")).unwrap();
-        let tls = |id| Arc::new(Tls::new(id, None, RootCertStore::empty()));
+        let tls = || Arc::new(Tls::new(unique(), None, RootCertStore::empty()));
         let hosts = vec!["tls.svc".parse().unwrap()];
-        manners.entries.push(Entry { hosts, ports: vec![443], tls: Some(tls(1)), protocol: None });
-        manners.system.set(tls(0)).unwrap();
+        manners.entries.push(Entry { hosts, ports: vec![443], tls: Some(tls()), protocol: None });
+        manners.system.set(tls()).unwrap();
         manners
     }
 

@@ -46,7 +46,7 @@ impl<'a> Route<'a> {
     /// # Errors
     /// When the two exclude each other.
     pub fn new(gateway: &'a Gateway, granted: &'a Granted, checked: &'a Checked) -> Result<Self, Failure> {
-        let manner = gateway.manners.of(checked)?;
+        let manner = gateway.manners.load().of(checked)?;
         let places = places(&granted.addresses, &manner, checked);
         Ok(Self { gateway, to: To::Granted(granted), checked, manner, places })
     }
