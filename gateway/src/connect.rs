@@ -1,61 +1,46 @@
 //! `gateway connect`: the connector. It holds tunnels to clusters and offers local ports that lead to targets in them.
 //!
 //! Everything is read and checked before a port opens; ports open before anything is dialled, so that nobody depends on
-//! who starts first. A request that comes while no tunnel is up waits for a bounded time.
+//! who starts first. A request that comes while no tunnel is up waits for a bounded time. The file is followed while it
+//! runs ([`reload`]); at start and later the same code puts it in force ([`in_force`]).
 mod access;
 pub(crate) mod actor;
 mod bulk;
+mod cluster;
 mod clusters;
 pub mod config;
 pub(crate) mod face;
 #[cfg(test)]
 mod fake;
+mod in_force;
 mod metrics;
 pub mod place;
+mod reload;
 pub(crate) mod stream_id;
 pub mod target;
 pub(crate) mod tunnels;
 pub mod way;
 
-use std::{collections::BTreeMap, io, net::SocketAddr, path::Path, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use daemon::{
     config::{ConfigError, Loaded},
     process::{Context, StartFailure},
-    workers::Spread,
 };
-use identity::{
-    tls::TlsError,
-    token::{Cache, TokenError},
-};
-use proto::tunnel::budget::Budget;
-use relay::{dial::Dialer, sender::Sender};
-use rustls::RootCertStore;
-use tokio::sync::watch;
+use identity::{tls::TlsError, token::TokenError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::cluster::Cluster;
 pub use self::config::Config;
 use self::{
-    actor::Actor,
     clusters::Clusters,
-    config::{ClusterConfig, WayConfig},
-    face::{
-        Bound, Face, Ground, Login,
-        kubernetes::authority::{self, AuthorityError},
-    },
+    face::{Ground, kubernetes::authority::AuthorityError},
+    in_force::{Faces, InForce},
     metrics::ConnectMetrics,
     place::{Place, PlaceError},
-    tunnels::{
-        Tunnels,
-        keep::{Care, keep},
-    },
-    way::{
-        Opener, Relayed, Way,
-        avoided::Avoided,
-        candidate::{Candidate, Ways},
-        follow::Follow,
-        proof::{Proof, ProofError},
-    },
+    reload::{Configuration, Follower},
+    tunnels::Tunnels,
+    way::proof::ProofError,
 };
 
 /// A running connector.
@@ -70,7 +55,8 @@ pub struct Running {
 #[derive(Debug)]
 struct State {
     clusters: Clusters,
-    faces: Vec<Arc<Face>>,
+    faces: Faces,
+    configuration: Arc<Configuration>,
 }
 
 /// Why a connector could not start.
@@ -155,53 +141,32 @@ impl StartFailure for StartError {
 /// A file that the configuration names cannot be used, or a port cannot be bound. Whether a cluster can be reached is
 /// not awaited: `/readyz` tells.
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
-    let Loaded { values, base, .. } = config;
-    let roots = identity::tls::roots(&values.trust, &base).map_err(StartError::Roots)?;
-    let dialer = Dialer::open(&values.proxy, &values.trust, &base).map_err(StartError::Proxy)?;
     let metrics = ConnectMetrics::register(&context.metrics);
-    let budget = crate::held::budget(values.limits.buffers, &context.metrics);
-    let mut clusters = BTreeMap::new();
-    for (name, config) in &values.clusters {
-        let shared = (&roots, &dialer, &budget);
-        clusters.insert(name.as_str(), Cluster::read(name, config, shared, &base, &context, &metrics)?);
-    }
+    let budget = crate::held::budget(config.values.limits.buffers, &context.metrics);
     let connections = TaskTracker::new();
-    let known = clusters.values().map(|cluster| cluster.tunnels.clone());
-    let any = values.faces.iter().any(|face| face.kubernetes.is_some());
-    let authority = any.then(|| authority::open(&base.join(&values.state), context.clock.now())).transpose();
-    let authority = authority.map_err(StartError::Authority)?;
     let ground = Ground {
-        authority: authority.map(Arc::new),
-        clusters: Clusters::new(known, metrics),
+        authority: None,
+        clusters: Clusters::new([], metrics.clone()),
         clock: Arc::clone(&context.clock),
         shutdown: context.shutdown.clone(),
         connections: connections.clone(),
         workers: context.workers.clone(),
         clients: context.workers.spread(),
     };
-    let mut bound = Vec::with_capacity(values.faces.len());
-    for face in &values.faces {
-        // Checked when the file was read.
-        let Some((kind, place)) = face.place() else { continue };
-        let place = place.below(&base).map_err(|source| StartError::Place { place: place.clone(), source })?;
-        let listener = face::bind(&place).await.map_err(|source| StartError::Bind { place, source })?;
-        let login = face.login.as_ref().map(|login| Login::open(login, &base));
-        let login = login.transpose().map_err(StartError::Login)?;
-        bound.push(Bound::new(face, kind, Arc::new(listener), login, &ground));
-    }
-    let faces: Vec<_> = bound.iter().map(|bound| Arc::clone(&bound.face)).collect();
-    let addresses = faces.iter().filter_map(|face| face.address.port()).collect();
-    let state = Arc::new(State { clusters: ground.clusters, faces });
-
-    for port in bound {
-        context.shutdown.spawn(connections.track_future(port.serve()));
-    }
     let stop = CancellationToken::new();
-    let places = context.workers.spread();
-    for cluster in clusters.into_values() {
-        cluster.keep(&context, &places, &stop);
-    }
+    let mut in_force = InForce::new(ground, context.clone(), metrics, budget, stop.clone());
+    let prepared = in_force.prepare(&config).await?;
+    in_force.take_over(prepared);
+    let configuration = Arc::<Configuration>::default();
+    let state = Arc::new(State {
+        clusters: in_force.ground.clusters.clone(),
+        faces: Arc::clone(&in_force.shown),
+        configuration: Arc::clone(&configuration),
+    });
+    let addresses = state.faces.load().iter().filter_map(|face| face.address.port()).collect();
     context.shutdown.spawn(stop_last(context.clone(), connections, stop));
+    let follower = Follower { in_force, context: context.clone(), path: config.path, configuration };
+    context.shutdown.spawn(follower.run());
     tell(&state, &context);
     Ok(Running { addresses, state })
 }
@@ -225,6 +190,11 @@ fn tell(state: &Arc<State>, context: &Context) {
         let any = reachable.clusters.all().iter().any(|cluster| cluster.up() > 0);
         any.then_some(()).ok_or_else(|| "no cluster can be reached".to_owned())
     });
+    let asked = Arc::clone(state);
+    context.readiness.one_of("cluster", move |name| {
+        let tunnels = asked.clusters.tunnels(name)?;
+        Some(if tunnels.up() > 0 { Ok(()) } else { Err(tunnels.absence("")) })
+    });
     let shown = Arc::clone(state);
     context.status.section("connector", move || shown.status());
 }
@@ -238,110 +208,11 @@ impl Running {
 
 impl State {
     fn status(&self) -> serde_json::Value {
-        let faces: Vec<_> = self.faces.iter().map(|face| face.status()).collect();
+        let faces: Vec<_> = self.faces.load().iter().map(|face| face.status()).collect();
         let clusters: Vec<_> = self.clusters.all().iter().map(Tunnels::status).collect();
-        serde_json::json!({ "clusters": clusters, "faces": faces })
+        let configuration = self.configuration.shown();
+        serde_json::json!({ "clusters": clusters, "faces": faces, "configuration": configuration })
     }
-}
-
-/// A cluster, ready to be reached.
-#[derive(Debug)]
-pub(crate) struct Cluster {
-    pub(crate) tunnels: Tunnels,
-    pub(crate) ways: Ways,
-    actor: Actor,
-    wanted: usize,
-}
-
-impl Cluster {
-    /// Reads everything that the configuration of one cluster names.
-    fn read(
-        name: &str,
-        config: &ClusterConfig,
-        (roots, dialer, budget): (&RootCertStore, &Dialer, &Budget),
-        base: &Path,
-        context: &Context,
-        metrics: &ConnectMetrics,
-    ) -> Result<Self, StartError> {
-        let cluster: Arc<str> = name.into();
-        let trust = base.join(&config.trust.file);
-        Proof::read(&trust, name).map_err(|source| StartError::Trust { cluster: name.to_owned(), source })?;
-        let source = identity::token::source(&config.token, base)
-            .map_err(|source| StartError::Token { cluster: name.to_owned(), source })?;
-        let cache = Cache::new(source, Arc::clone(&context.clock), context.shutdown.clone());
-        let audience = config.token.audience.clone().unwrap_or_else(|| format!("causeway://{name}"));
-        let actor = Actor::new(cache, audience);
-        let metrics = metrics.cluster(&cluster);
-        let follow = if config.trust.follow {
-            Follow::of(Arc::clone(&cluster), trust.clone(), context.events.clone())
-        } else {
-            Follow::off()
-        };
-        let opener = Arc::new(Opener {
-            cluster: Arc::clone(&cluster),
-            trust,
-            follow,
-            roots: roots.clone(),
-            sender: Sender::new(dialer.clone(), identity::tls::client(roots.clone(), &[b"http/1.1"])),
-            actor: actor.clone(),
-            clock: Arc::clone(&context.clock),
-            budget: budget.clone(),
-            mismatches: metrics.mismatches.clone(),
-            events: context.events.clone(),
-        });
-        let candidate = |way| Ok(Arc::new(Candidate::new(Arc::clone(&opener), open_way(way, name, base, context)?)));
-        let ways = config.ways.iter().map(candidate).collect::<Result<_, _>>()?;
-        let tunnels = Tunnels::new(Arc::clone(&cluster), config.tunnels, metrics);
-        Ok(Self { tunnels, ways, actor, wanted: config.tunnels })
-    }
-
-    /// One cluster of a configuration, without holding tunnels to it.
-    pub(crate) fn of(config: &Loaded<Config>, name: &str, context: &Context) -> Result<Option<Self>, StartError> {
-        let Some(cluster) = config.values.clusters.get(name) else { return Ok(None) };
-        let roots = identity::tls::roots(&config.values.trust, &config.base).map_err(StartError::Roots)?;
-        let dialer =
-            Dialer::open(&config.values.proxy, &config.values.trust, &config.base).map_err(StartError::Proxy)?;
-        let shared = (&roots, &dialer, &Budget::default());
-        Self::read(name, cluster, shared, &config.base, context, &ConnectMetrics::default()).map(Some)
-    }
-
-    /// Each tunnel stays with one worker, those of one cluster on different ones.
-    fn keep(self, context: &Context, places: &Spread, stop: &CancellationToken) {
-        let Self { tunnels, ways, actor, wanted } = self;
-        let (_, ways) = watch::channel(ways);
-        let interactive = std::iter::repeat_n(tunnels.clone(), wanted);
-        for tunnels in interactive.chain([tunnels.for_bulk()]) {
-            let care = Care {
-                tunnels: tunnels.clone(),
-                actor: actor.clone(),
-                clock: Arc::clone(&context.clock),
-                shutdown: context.shutdown.clone(),
-                stop: stop.clone(),
-            };
-            let (place, ways) = (places.place(|_| true), ways.clone());
-            context.workers.spawn(place.worker(), &context.shutdown, async move {
-                tokio::select! {
-                    biased;
-                    () = care.stop.cancelled() => {}
-                    () = care.shutdown.forced() => {}
-                    () = tunnels.wanted() => keep(care, ways).await,
-                }
-                drop(place);
-            });
-        }
-    }
-}
-
-fn open_way(way: &WayConfig, cluster: &str, base: &Path, context: &Context) -> Result<Way, StartError> {
-    let cluster = || cluster.to_owned();
-    let Some(url) = &way.direct else {
-        let opened = way.access().open(base, context);
-        let (address, credential) = opened.map_err(|source| StartError::Credential { cluster: cluster(), source })?;
-        return Ok(Way::HybridConnection(Relayed { address, credential, avoided: Avoided::default() }));
-    };
-    url.parse()
-        .map(Way::Direct)
-        .map_err(|error: way::DirectUrlError| StartError::Way { cluster: cluster(), message: error.to_string() })
 }
 
 #[cfg(test)]

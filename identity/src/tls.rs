@@ -32,7 +32,7 @@ pub fn install_provider() {
 }
 
 /// `trust: { system: true, files: […] }`.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Trust {
     /// Trust the system's roots; default true.

@@ -86,6 +86,11 @@ impl Clusters {
         }
     }
 
+    /// The tunnels to one of them.
+    pub(crate) fn tunnels(&self, name: &str) -> Option<Tunnels> {
+        self.known.load().get(name).map(|known| known.tunnels.clone())
+    }
+
     /// Splits a name before the cluster's that it ends with, the longest one that fits: `scorer.models.factory-a`.
     pub(crate) fn split<'a>(&self, name: &'a str) -> Option<(&'a str, Arc<str>)> {
         let known = self.known.load();

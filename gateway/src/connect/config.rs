@@ -68,7 +68,7 @@ impl Default for Limits {
 }
 
 /// One cluster.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterConfig {
     /// How its gateway proves itself, whichever way is taken.
@@ -83,7 +83,7 @@ pub struct ClusterConfig {
 }
 
 /// Trust in one cluster.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClusterTrust {
     /// The trust file that `gateway trust export` wrote; read again for every new tunnel.
@@ -95,7 +95,7 @@ pub struct ClusterTrust {
 }
 
 /// One way to a cluster: `direct`, `hybrid_connection` with `credential`, or `join`.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WayConfig {
     /// The gateway's own address, `wss://host[:port]`; `ws://` on loopback only.
@@ -161,6 +161,10 @@ pub struct FaceConfig {
     /// Allow an address other than loopback: whoever reaches the port can then use it; default false.
     #[serde(default)]
     pub open_to_network: bool,
+    /// Let another connector of the same user listen at this port too, so that one can take over while the other drains;
+    /// not for Unix sockets. Once open, a face stays as it is in this. Default false.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// Where some requests of an `http` face lead. A route without `host` and `path` takes every request.

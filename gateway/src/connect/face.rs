@@ -51,6 +51,10 @@ const CONNECTIONS_MAX: usize = 2000;
 /// After an accept failed, usually because the process has no descriptors left: long enough for some to come back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long connections that have begun, of clients that are turned away from then on, take to arrive: some round trips
+/// between continents.
+const ARRIVING: Duration = Duration::from_millis(500);
+
 /// What every face needs of the connector.
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
@@ -123,8 +127,8 @@ impl Bound {
             shutdown: Life::new(&ground.shutdown),
             address,
         };
-        let (what, to) = (kind.name(), &face.wiring);
-        tracing::info!(what, address = %face.address, to = %to, speaks_as = face.speaks.name(), "face is open");
+        let (what, to) = (format!("face-{}", kind.name()), &face.wiring);
+        tracing::info!(what, address = %face.address, to = %to, speaks_as = face.speaks.name(), "listening");
         if !face.address.is_private() {
             let says = match face.login {
                 Some(_) => "open to the network: its login crosses it in the clear",
@@ -163,10 +167,16 @@ impl Bound {
                 }
             }
         };
+        tokio::pin!(accepting);
         tokio::select! {
             biased;
             () = face.shutdown.draining() => {}
-            () = accepting => {}
+            () = &mut accepting => {}
+        }
+        // Whoever has come already is still let in: another connector may be there for all who come later.
+        if !face.shutdown.is_handed_over() && listener.turn_away() {
+            // Then it is over, whoever has not come.
+            let _ = tokio::time::timeout(ARRIVING, accepting).await;
         }
     }
 }
@@ -221,9 +231,9 @@ impl Face {
     }
 }
 
-/// Binds a place.
-pub(crate) async fn bind(place: &Place) -> io::Result<Listener> {
-    Listener::bind(place).await
+/// Binds a place; a `shared` port may be bound by others of this user, too.
+pub(crate) async fn bind(place: &Place, shared: bool) -> io::Result<Listener> {
+    Listener::bind(place, shared).await
 }
 
 #[cfg(test)]

@@ -90,9 +90,12 @@ impl World {
     }
 
     fn write(&self, name: &str, text: &str) {
-        std::fs::write(self.path(name), text).unwrap();
+        // Renamed into place, as an editor or a volume does it: nobody reads half of it.
+        let draft = self.path(&format!(".{name}"));
+        std::fs::write(&draft, text).unwrap();
         let private = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o600);
-        std::fs::set_permissions(self.path(name), private).unwrap();
+        std::fs::set_permissions(&draft, private).unwrap();
+        std::fs::rename(draft, self.path(name)).unwrap();
     }
 
     fn load<T: serde::de::DeserializeOwned + config::Validate>(&self, name: &str, text: &str) -> config::Loaded<T> {
@@ -470,4 +473,130 @@ async fn every_component_of_the_relay_way_drains_at_once() {
         let outcome = soon(what, context.shutdown.run(Duration::from_secs(60))).await;
         assert_eq!(outcome, daemon::shutdown::Outcome::Drained, "{what}");
     }
+}
+
+/// A connector.yaml with these clusters, each with the way to one gateway, and these faces.
+fn file_of(clusters: &[(&str, SocketAddr)], faces: &str) -> String {
+    let mut text = "clusters:\n".to_owned();
+    for (name, gateway) in clusters {
+        text.push_str(&format!(
+            "  {name}:
+    trust: {{ file: {name}.trust.yaml }}
+    ways: [{{ direct: \"wss://{gateway}\" }}]
+    token: {{ source: file, path: token, audience: api://causeway/factory-a }}
+"
+        ));
+    }
+    format!("{text}faces: [{faces}]\ntrust: {{ system: false, files: [] }}\n")
+}
+
+async fn changes(running: &Running, count: u64) {
+    until("the change is in force", || running.status()["configuration"]["changes"] == count).await;
+}
+
+async fn echoes(client: &mut TcpStream, byte: u8) {
+    client.write_u8(byte).await.unwrap();
+    assert_eq!(soon("the echo", client.read_u8()).await.unwrap(), byte);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_is_put_in_force_and_streams_that_are_there_go_on() {
+    let world = World::new().await;
+    let (_gateway, gateway) = world.gateway(ANY.into()).await;
+    // Another cluster, which nobody reaches.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let ca = Authority::generate("factory-b", DAY).unwrap().certificate;
+    let trust = crate::trust::TrustFile::new("factory-b", vec![ca]).unwrap();
+    world.write("factory-b.trust.yaml", &trust.to_yaml().unwrap());
+    let echo = format!("factory-a/echo.test.svc:{}", world.echo.port());
+    let web = format!("{{ http: 127.0.0.1:0, to: \"factory-a/web.test.svc:{}\" }}", world.web.port());
+
+    let before = format!("{web}, {{ tcp: 127.0.0.1:0, to: \"{echo}\" }}");
+    let file = world.load("connector.yaml", &file_of(&[("factory-a", gateway)], &before));
+    let (_connector, running) = World::start(file).await;
+    let [http, tcp] = running.addresses[..] else { panic!("two faces") };
+    let mut old = TcpStream::connect(tcp).await.unwrap();
+    echoes(&mut old, 1).await;
+    let tunnels = || running.status()["clusters"][0]["tunnels"].clone();
+    let first = tunnels()[0]["id"].clone();
+
+    // A cluster and a face more, one face less, one that stays, and more tunnels by the same way.
+    let socket = world.path("echo.sock");
+    let after = format!("{web}, {{ tcp: \"unix:echo.sock\", to: \"{echo}\" }}");
+    let text = file_of(&[("factory-a", gateway), ("factory-b", nobody)], &after);
+    world.write("connector.yaml", &text.replacen("    ways:", "    tunnels: 3\n    ways:", 1));
+    changes(&running, 1).await;
+    echoes(&mut old, 2).await;
+    until("the old face is closed", || std::net::TcpStream::connect(tcp).is_err()).await;
+    let mut new = tokio::net::UnixStream::connect(&socket).await.unwrap();
+    new.write_u8(3).await.unwrap();
+    assert_eq!(soon("the echo", new.read_u8()).await.unwrap(), 3);
+    assert_eq!(get(http, "/v1/x", &world.issuer.token("workload")).await.0, 200);
+    until("there are three tunnels", || tunnels().as_array().is_some_and(|tunnels| tunnels.len() == 3)).await;
+    assert_eq!(tunnels()[0]["id"], first, "what was there has stayed");
+    assert_eq!(running.status()["clusters"][1]["cluster"], "factory-b");
+
+    // The cluster goes; its streams end when they end.
+    let elsewhere = "{ tcp: 127.0.0.1:0, to: \"factory-b/echo.test.svc:1\" }";
+    world.write("connector.yaml", &file_of(&[("factory-b", nobody)], elsewhere));
+    changes(&running, 2).await;
+    assert_eq!(running.status()["clusters"].as_array().unwrap().len(), 1);
+    echoes(&mut old, 4).await;
+    new.write_u8(5).await.unwrap();
+    assert_eq!(soon("the echo", new.read_u8()).await.unwrap(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_way_that_is_exchanged_is_left_when_the_other_one_leads() {
+    let world = World::new().await;
+    let (_one, one) = world.gateway(ANY.into()).await;
+    let (_two, two) = world.gateway(ANY.into()).await;
+    let face = format!("{{ tcp: 127.0.0.1:0, to: \"factory-a/echo.test.svc:{}\" }}", world.echo.port());
+    let file = world.load("connector.yaml", &file_of(&[("factory-a", one)], &face));
+    let (_connector, running) = World::start(file).await;
+    let mut old = TcpStream::connect(running.addresses[0]).await.unwrap();
+    echoes(&mut old, 1).await;
+    world.write("connector.yaml", &file_of(&[("factory-a", two)], &face));
+    let address = format!("wss://{two}");
+    until("the other way is taken", || {
+        let tunnels = running.status()["clusters"][0]["tunnels"].clone();
+        let tunnels = tunnels.as_array().unwrap();
+        tunnels.len() == 2 && tunnels.iter().all(|tunnel| tunnel["address"] == address)
+    })
+    .await;
+    echoes(&mut old, 2).await;
+    let mut new = TcpStream::connect(running.addresses[0]).await.unwrap();
+    echoes(&mut new, 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_changes_nothing_and_is_told_with_line_and_key() {
+    let world = World::new().await;
+    let (_gateway, gateway) = world.gateway(ANY.into()).await;
+    let (connector, running) = world.connector(gateway).await;
+    let good = std::fs::read_to_string(world.path("connector.yaml")).unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let also = format!("faces:\n  - {{ tcp: \"{taken}\", to: \"factory-a/x:1\" }}");
+    let refusals = [
+        (good.replace("    ways:", "    wayz:"), ["connector.yaml:4", "clusters.factory-a.wayz"]),
+        (good.replace("path: token", "path: nowhere, tenant: x"), ["clusters.factory-a.token", "tenant"]),
+        (
+            good.replace("file: factory-a.trust", "file: other.trust"),
+            ["clusters.factory-a.trust.file", "other.trust.yaml"],
+        ),
+        // Of several changes, of which one cannot be, none counts.
+        (good.replace("faces:", &also), [&taken.to_string(), "bound"]),
+    ];
+    for (number, (text, parts)) in (1..).zip(refusals) {
+        world.write("connector.yaml", &text);
+        until("it is refused", || running.status()["configuration"]["refusals"] == number).await;
+        let refused = running.status()["configuration"]["refused"].to_string();
+        assert!(parts.iter().all(|part| refused.contains(part)), "{parts:?} in {refused}");
+        assert_eq!(get(running.addresses[0], "/v1/x", &world.issuer.token("workload")).await.0, 200);
+        assert_eq!(running.status()["faces"].as_array().unwrap().len(), 2);
+    }
+    world.write("connector.yaml", &good);
+    until("it is good again", || running.status()["configuration"]["refused"].is_null()).await;
+    assert_eq!(running.status()["configuration"]["changes"], 0);
+    assert!(connector.readiness.is_ready());
 }

@@ -80,7 +80,7 @@ pub(crate) struct Tunnels {
 #[derive(Debug)]
 struct Inner {
     cluster: Arc<str>,
-    wanted: usize,
+    wanted: AtomicUsize,
     live: Mutex<Vec<Arc<Tunnel>>>,
     /// Says that `live` has grown.
     grown: watch::Sender<()>,
@@ -127,7 +127,7 @@ impl Tunnels {
         Self {
             inner: Arc::new(Inner {
                 cluster,
-                wanted,
+                wanted: AtomicUsize::new(wanted),
                 live: Mutex::default(),
                 grown: watch::Sender::new(()),
                 trouble: Mutex::default(),
@@ -155,6 +155,11 @@ impl Tunnels {
 
     pub(crate) fn cluster(&self) -> &Arc<str> {
         &self.inner.cluster
+    }
+
+    /// How many are to be held from now on.
+    pub(crate) fn wants(&self, wanted: usize) {
+        self.inner.wanted.store(wanted, Ordering::Relaxed);
     }
 
     fn live(&self) -> MutexGuard<'_, Vec<Arc<Tunnel>>> {
@@ -223,9 +228,15 @@ impl Tunnels {
             .cloned()
     }
 
+    /// For a stream that waited in vain.
     fn explain_absence(&self) -> String {
+        self.absence(&format!(", waited {WAIT_FOR_TUNNEL:?}"))
+    }
+
+    /// That no tunnel is up, and why not.
+    pub(crate) fn absence(&self, more: &str) -> String {
         let cluster = &self.inner.cluster;
-        let mut text = format!("no tunnel to cluster {cluster} is up, waited {WAIT_FOR_TUNNEL:?}");
+        let mut text = format!("no tunnel to cluster {cluster} is up{more}");
         for trouble in self.trouble().iter() {
             let code = trouble.code.id();
             text.push_str(&format!(
@@ -313,7 +324,7 @@ impl Tunnels {
         serde_json::json!({
             "cluster": &*self.inner.cluster,
             "up": self.up(),
-            "wanted": self.inner.wanted,
+            "wanted": self.inner.wanted.load(Ordering::Relaxed),
             "tunnels": tunnels,
             "last_errors": trouble,
             "gateway_identity_mismatch": self.inner.metrics.mismatches.get(),

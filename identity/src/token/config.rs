@@ -10,7 +10,7 @@ use super::{entra, managed::Kind};
 use crate::http_client;
 
 /// `token: { source: …, … }` in a config file: how a program gets its own bearer token.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SourceConfig {
     /// Which source.
@@ -99,7 +99,7 @@ pub enum Signature {
 }
 
 /// Where the Kubernetes API server is, and what proves the pod to it.
-#[derive(Debug, Clone, Default, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KubernetesConfig {
     /// `https://host:port`; default from `KUBERNETES_SERVICE_HOST` and `KUBERNETES_SERVICE_PORT`.

@@ -12,7 +12,7 @@ use serde::{
 const WORDS: &str = "write `from_environment`, `none`, or a section with `url`";
 
 /// How connections to relays and gateways leave: `from_environment`, `none`, or one proxy.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub enum ProxyConfig {
     /// As `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say.
     #[default]
@@ -24,7 +24,7 @@ pub enum ProxyConfig {
 }
 
 /// One proxy: `{ url: http://proxy:3128, user: …, password: { file: … } }`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProxySettings {
     /// `http://host[:port]`, or `https://host[:port]` for TLS with the proxy itself; default port 80 or 443. User and

@@ -31,7 +31,7 @@ const AZURE_HOSTS: [&str; 3] =
     [".servicebus.windows.net", ".servicebus.chinacloudapi.cn", ".servicebus.usgovcloudapi.net"];
 
 /// `credential: { sas: { rule: …, key: { file: … } } }` or `{ entra: { source: … } }`, of a listener or a sender.
-#[derive(Debug, Clone, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum CredentialConfig {
     /// Mint shared access signatures from a rule's key.

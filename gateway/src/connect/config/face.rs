@@ -34,6 +34,12 @@ impl FaceConfig {
         if kind != FaceKind::Tcp && self.allow_http {
             return Err(problem(format!("{key}.allow_http"), "only a tcp face has this key: remove it"));
         }
+        if self.shared && place.port().is_none_or(|address| address.port() == 0) {
+            return Err(problem(
+                format!("{key}.shared"),
+                "only a port that the file names can be shared with another connector: remove it",
+            ));
+        }
         self.login.iter().try_for_each(|login| login.validate(&format!("{key}.login")))?;
         if !place.is_private() && !self.open_to_network && self.login.is_none() {
             let or = match kind {

@@ -61,7 +61,7 @@ async fn carry(face: &Face, client: &mut Socket, access: &mut Access) -> Result<
     let asked = tokio::select! {
         biased;
         // Who has asked for nothing yet can be let go.
-        () = face.shutdown.draining() => return Err(Cut::Client),
+        () = face.shutdown.lingered() => return Err(Cut::Client),
         asked = tokio::time::timeout(HEAD_DEADLINE, request(face, client, &mut ahead)) => match asked {
             Ok(asked) => asked?,
             Err(_) => {

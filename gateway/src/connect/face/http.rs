@@ -14,7 +14,7 @@ use crate::connect::{
     access::Access,
     tunnels::{ATTEMPTS_MAX, Stream, is_repeatable},
 };
-use ::http::{Method, Request, Response, StatusCode, request::Parts};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
@@ -42,7 +42,13 @@ pub(super) type Body = UnsyncBoxBody<Bytes, Failure>;
 pub(super) async fn serve(face: Arc<Face>, client: Socket) {
     let service = service_fn(|request| {
         let face = Arc::clone(&face);
-        async move { Ok::<_, Infallible>(answer(face, request).await) }
+        async move {
+            let mut response = answer(Arc::clone(&face), request).await;
+            if face.shutdown.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_header_size(HEAD_MAX);
@@ -51,7 +57,7 @@ pub(super) async fn serve(face: Arc<Face>, client: Socket) {
     let ended = tokio::select! {
         biased;
         () = face.shutdown.forced() => return,
-        () = face.shutdown.draining() => {
+        () = face.shutdown.lingered() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 biased;

@@ -70,7 +70,7 @@ pub(super) async fn serve(face: Arc<Face>, client: Socket) {
     let ended = tokio::select! {
         biased;
         () = face.shutdown.forced() => return,
-        () = face.shutdown.draining() => {
+        () = face.shutdown.lingered() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 biased;

@@ -3,6 +3,7 @@
 //! our own that nobody answers.
 use std::{
     fs, io,
+    net::SocketAddr,
     os::unix::{
         fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
         net::{UnixListener as StdListener, UnixStream as StdStream},
@@ -10,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr, SockFilter, SockRef, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::socket::Unplaced;
@@ -34,7 +35,10 @@ pub(crate) struct Listener {
 
 #[derive(Debug)]
 enum Kind {
-    Port(TcpListener),
+    Port {
+        listener: TcpListener,
+        shared: bool,
+    },
     Socket {
         listener: UnixListener,
         /// Held for its end.
@@ -51,13 +55,11 @@ struct File {
 
 impl Listener {
     /// Listens at a place. Paths are absolute.
-    pub(super) async fn bind(place: &Place) -> io::Result<Self> {
+    pub(super) async fn bind(place: &Place, shared: bool) -> io::Result<Self> {
         match place {
             Place::Port(address) => {
-                let listener = std::net::TcpListener::bind(address)?;
-                listener.set_nonblocking(true)?;
-                let listener = TcpListener::from_std(listener)?;
-                Ok(Self { place: Place::Port(listener.local_addr()?), kind: Kind::Port(listener) })
+                let listener = TcpListener::from_std(bind_port(*address, shared)?)?;
+                Ok(Self { place: Place::Port(listener.local_addr()?), kind: Kind::Port { listener, shared } })
             }
             Place::Socket(path) => {
                 let path = path.clone();
@@ -78,7 +80,7 @@ impl Listener {
     /// The next client.
     pub(super) async fn accept(&self) -> io::Result<Unplaced> {
         match &self.kind {
-            Kind::Port(listener) => {
+            Kind::Port { listener, .. } => {
                 let (client, _) = listener.accept().await?;
                 // What is written is whole frames or pieces that somebody waits for. A client that has gone is noticed later.
                 let _ = client.set_nodelay(true);
@@ -87,6 +89,39 @@ impl Listener {
             Kind::Socket { listener, .. } => Ok(Unplaced::Unix(listener.accept().await?.0.into_std()?)),
         }
     }
+
+    /// Lets no further connection begin at a shared port; those that have begun can still be accepted. Who is turned away
+    /// asks again in a second, and finds whoever shares the port once this is closed. False if there is nobody to find.
+    pub(super) fn turn_away(&self) -> bool {
+        let Kind::Port { listener, shared: true } = &self.kind else { return false };
+        // Without the filter, clients that come between the last accept and the close are refused.
+        let turned = SockRef::from(listener)
+            .attach_filter(&NO_BEGINNINGS.map(|(code, jt, jf, k)| SockFilter::new(code, jt, jf, k)));
+        turned
+            .inspect_err(|error| tracing::warn!(place = %self.place, %error, "clients may be refused at the hand-over"))
+            .is_ok()
+    }
+}
+
+/// A classic filter program on TCP segments: of a segment with SYN and without ACK nothing is kept, of others all. Byte 13
+/// has the flags.
+const NO_BEGINNINGS: [(u16, u8, u8, u32); 5] = [
+    (0x30, 0, 0, 13),       // A = byte 13
+    (0x54, 0, 0, 0x12),     // A &= SYN | ACK
+    (0x15, 0, 1, 0x02),     // if A is SYN go on, else skip one
+    (0x06, 0, 0, 0),        // keep nothing
+    (0x06, 0, 0, u32::MAX), // keep all
+];
+
+fn bind_port(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As the standard library does it: connections that linger from before must not keep us from our port.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn bind_socket(path: &Path) -> io::Result<(StdListener, File)> {
@@ -155,9 +190,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::connect::face::socket::Socket;
 
     async fn bind(path: &Path) -> io::Result<Listener> {
-        Listener::bind(&Place::Socket(path.to_owned())).await
+        Listener::bind(&Place::Socket(path.to_owned()), false).await
     }
 
     #[tokio::test]
@@ -170,6 +206,61 @@ mod tests {
         assert!(client.is_ok() && matches!(accepted, Ok(Unplaced::Unix(_))));
         drop(listener);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_port_is_shared_only_if_both_say_so() {
+        let port = |address| Place::Port(address);
+        let alone = Listener::bind(&port(([127, 0, 0, 1], 0).into()), false).await.unwrap();
+        let taken = Listener::bind(alone.place(), true).await.unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+        let first = Listener::bind(&port(([127, 0, 0, 1], 0).into()), true).await.unwrap();
+        let second = Listener::bind(first.place(), true).await;
+        assert!(second.is_ok() && Listener::bind(first.place(), false).await.is_err());
+        assert!(!alone.turn_away());
+    }
+
+    /// Every client is served by one of the two, whenever the first one goes.
+    #[tokio::test]
+    async fn nobody_is_lost_when_a_shared_port_is_left_to_another() {
+        let old = Listener::bind(&Place::Port(([127, 0, 0, 1], 0).into()), true).await.unwrap();
+        let new = Listener::bind(old.place(), true).await.unwrap();
+        let address = old.place().port().unwrap();
+        let mut clients = tokio::task::JoinSet::new();
+        let mut call = || {
+            clients.spawn(async move {
+                let mut client = tokio::net::TcpStream::connect(address).await?;
+                tokio::io::AsyncReadExt::read_u8(&mut client).await
+            });
+        };
+        async fn serve(listener: &Listener) {
+            loop {
+                let Ok(Socket::Tcp(mut client)) = listener.accept().await.unwrap().place() else {
+                    panic!("a TCP client")
+                };
+                tokio::io::AsyncWriteExt::write_u8(&mut client, 7).await.unwrap();
+            }
+        }
+        // Some have connected and were not accepted yet when the old one turns to go.
+        (0..64).for_each(|_| call());
+        for _ in 0..64 {
+            tokio::task::yield_now().await;
+        }
+        assert!(old.turn_away());
+        (0..64).for_each(|_| call());
+        let leaving = async {
+            let _ = tokio::time::timeout(std::time::Duration::from_millis(200), serve(&old)).await;
+            drop(old);
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = leaving => {}
+            () = serve(&new) => {}
+            results = clients.join_all() => {
+                assert_eq!(results.len(), 128);
+                assert!(results.iter().all(|result| matches!(result, Ok(7))), "{results:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -61,7 +61,7 @@ async fn carry(face: &Face, client: &mut Socket, access: &mut Access) -> Result<
     let negotiated = tokio::select! {
         biased;
         // Who has asked for nothing yet can be let go.
-        () = face.shutdown.draining() => Err(NoStream::Gone),
+        () = face.shutdown.lingered() => Err(NoStream::Gone),
         negotiated = tokio::time::timeout(HEAD_DEADLINE, negotiate(face, client, &mut ahead)) => {
             negotiated.unwrap_or(Err(NoStream::Gone))
         }

@@ -58,7 +58,7 @@ impl Setup {
         };
         let (kind, place) = config.place().unwrap();
         let login = config.login.as_ref().map(|login| Login::open(login, std::path::Path::new("/")).unwrap());
-        let bound = Bound::new(&config, kind, Arc::new(bind(place).await.unwrap()), login, &ground);
+        let bound = Bound::new(&config, kind, Arc::new(bind(place, false).await.unwrap()), login, &ground);
         let address = bound.face.address.port().unwrap();
         bench.context.shutdown.spawn(bound.serve());
         let (_, calls) = Gateway::new(&bench.context);

@@ -31,6 +31,14 @@ const RETURN: retry::Policy = retry::Policy {
     healthy: Duration::from_secs(5 * 60),
 };
 
+/// A tunnel that lived this long and is to be replaced is replaced at once. Who announces it need not be proven, and must
+/// not make us dial without end.
+const SETTLED: Duration = Duration::from_secs(5);
+
+/// Longest pause before a tunnel is replaced that the gateway itself ended in good order: somebody may be waiting, and who
+/// waits has five seconds.
+const DRAINED_MAX: Duration = Duration::from_secs(1);
+
 /// How long a tunnel stays on a way that is no longer configured while no other way leads.
 const UNWANTED_MAX: Duration = Duration::from_secs(30);
 
@@ -42,10 +50,11 @@ struct Current {
     retire: CancellationToken,
 }
 
-/// What a tunnel left behind.
+/// What a tunnel left behind. It may still be there, for as long as there is no other.
 struct Left {
     why: Retired,
     lived: Duration,
+    retire: CancellationToken,
 }
 
 /// Keeps one place.
@@ -75,6 +84,7 @@ pub(crate) async fn keep(care: Care, ways: watch::Receiver<Ways>) {
 
 impl Keeper {
     async fn run(mut self) {
+        let mut before = None;
         loop {
             let ways = self.ways.borrow_and_update().to_vec();
             let led = tokio::select! {
@@ -85,22 +95,20 @@ impl Keeper {
             let pause = match led {
                 Err(hint) => self.again.next_wait(hint),
                 Ok(led) => {
-                    let left = self.hold(led).await;
-                    self.again.ended(left.lived);
-                    match left.why {
+                    let Left { why, lived, retire } = self.hold(led, before.take()).await;
+                    before = Some(retire);
+                    self.again.ended(lived);
+                    match why {
                         Retired::Stopped => return,
-                        // Whoever announces it wants the replacement first. Notices are not proven, so only a tunnel that
-                        // has lived for a while is replaced at once.
                         Retired::GatewayDrains | Retired::RelayDrains | Retired::Age | Retired::Replaced
-                            if left.lived >= retry::TUNNEL.healthy =>
+                            if lived >= SETTLED =>
                         {
                             Duration::ZERO
                         }
-                        Retired::GatewayDrains
-                        | Retired::RelayDrains
-                        | Retired::Age
-                        | Retired::Replaced
-                        | Retired::Lost => self.again.next_wait(None),
+                        Retired::GatewayDrains => self.again.next_wait(None).min(DRAINED_MAX),
+                        Retired::RelayDrains | Retired::Age | Retired::Replaced | Retired::Lost => {
+                            self.again.next_wait(None)
+                        }
                     }
                 }
             };
@@ -113,9 +121,10 @@ impl Keeper {
         }
     }
 
-    /// Stays on the best way that leads, until the last tunnel retires by itself.
-    async fn hold(&mut self, led: Led) -> Left {
+    /// Stays on the best way that leads, until the last tunnel is to be replaced or is gone. The one `before` goes now.
+    async fn hold(&mut self, led: Led, before: Option<CancellationToken>) -> Left {
         let mut current = self.begin(led);
+        before.inspect(CancellationToken::cancel);
         let mut unwanted_since = None;
         loop {
             let ways = self.ways.borrow_and_update().clone();
@@ -154,7 +163,7 @@ impl Keeper {
                 why = &mut current.told => {
                     let lived = current.began.elapsed();
                     self.back.ended(lived);
-                    return Left { why: why.unwrap_or(Retired::Lost), lived };
+                    return Left { why: why.unwrap_or(Retired::Lost), lived, retire: current.retire };
                 }
                 () = changed(&mut self.ways) => {}
                 () = given_up => current.retire.cancel(),
@@ -171,10 +180,10 @@ impl Keeper {
 
     /// Puts a tunnel in the place.
     fn begin(&mut self, Led { way, opened }: Led) -> Current {
-        let (retired, told) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
         let (retire, cut) = (CancellationToken::new(), CancellationToken::new());
         let care = Care { actor: way.actor.clone(), ..self.care.clone() };
-        self.care.shutdown.spawn(live(care, opened, retired, retire.clone(), cut.clone()));
+        self.care.shutdown.spawn(live(care, opened, tell, retire.clone(), cut.clone()));
         self.left.push_back(cut);
         if self.left.len() > RETIRED_MAX + 1 {
             self.left.pop_front().inspect(CancellationToken::cancel);

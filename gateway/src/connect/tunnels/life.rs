@@ -76,14 +76,14 @@ pub(crate) struct Care {
     pub(crate) stop: CancellationToken,
 }
 
-/// Takes a tunnel into the pool and looks after it until it ends. Its retirement is told at once; the future itself
-/// ends when the last stream has.
+/// Takes a tunnel into the pool and looks after it until it ends. That another one is needed is told as soon as it is known,
+/// so that the new tunnel comes first; the future itself ends when the last stream has.
 ///
 /// `retire` takes it out of the pool; `cut` ends it even though streams are in flight.
 pub(crate) async fn live(
     care: Care,
     opened: Opened,
-    retired: oneshot::Sender<Retired>,
+    told: oneshot::Sender<Retired>,
     retire: CancellationToken,
     cut: CancellationToken,
 ) {
@@ -91,26 +91,30 @@ pub(crate) async fn live(
     let Opened { driver, notices, state, follow, .. } = opened;
     drop(opened.client);
     follow.adopt(&state.trust_anchors);
+    let mut farewell = Farewell { tunnel: &tunnel, cluster: care.tunnels.cluster(), told: Some(told) };
     let mut driver = care.shutdown.spawn(driver);
     let why = tokio::select! {
         biased;
         () = care.shutdown.forced() => Retired::Stopped,
         () = care.stop.cancelled() => Retired::Stopped,
         () = retire.cancelled() => Retired::Replaced,
-        why = serve(&care, &tunnel, state, notices, &follow, &mut driver) => why,
+        why = serve(&care, &tunnel, state, notices, &follow, &mut driver, &mut farewell) => why,
     };
+    let told = farewell.told.take();
     care.tunnels.remove(tunnel.id);
     let (id, way) = (tunnel.id, tunnel.way);
     // The last handles but those of streams: when they are done, the connection ends.
     drop(tunnel);
     let cluster = Arc::clone(care.tunnels.cluster());
-    if why == Retired::Lost {
+    if why == Retired::Lost && told.is_some() {
         tracing::warn!(%cluster, tunnel = id, way, "tunnel lost");
     } else {
         tracing::info!(%cluster, tunnel = id, way, why = why.name(), "tunnel retires");
     }
-    // The keeper may be gone already, when everything stops.
-    let _ = retired.send(why);
+    if let Some(told) = told {
+        // The keeper may be gone already, when everything stops.
+        let _ = told.send(why);
+    }
     if !driver.is_finished() {
         tokio::select! {
             biased;
@@ -122,6 +126,22 @@ pub(crate) async fn live(
     tracing::debug!(%cluster, tunnel = id, "tunnel closed");
 }
 
+/// Tells the keeper, once, that a tunnel is to be replaced.
+struct Farewell<'a> {
+    tunnel: &'a Tunnel,
+    cluster: &'a Arc<str>,
+    told: Option<oneshot::Sender<Retired>>,
+}
+
+impl Farewell<'_> {
+    fn say(&mut self, why: Retired) {
+        let Some(told) = self.told.take() else { return };
+        let Tunnel { id, way, .. } = self.tunnel;
+        tracing::info!(cluster = %self.cluster, tunnel = id, way, why = why.name(), "tunnel is to be replaced");
+        let _ = told.send(why);
+    }
+}
+
 /// Until the tunnel takes no more streams.
 async fn serve(
     care: &Care,
@@ -130,6 +150,7 @@ async fn serve(
     mut notices: mpsc::Receiver<String>,
     follow: &Follow,
     driver: &mut JoinHandle<Result<(), ConnectionError>>,
+    farewell: &mut Farewell<'_>,
 ) -> Retired {
     let age = sleep(AGE_MAX - jitter());
     tokio::pin!(age);
@@ -152,12 +173,13 @@ async fn serve(
                 return if gone { Retired::Lost } else { Retired::GatewayDrains };
             }
             text = notices.recv(), if notices_open => match text {
-                Some(text) if notice::is_drain(&text) => return Retired::RelayDrains,
+                Some(text) if notice::is_drain(&text) => farewell.say(Retired::RelayDrains),
                 Some(_) => {}
                 None => notices_open = false,
             },
             event = events.next(), if events_open => match event {
-                Some(pb::watch_event::Event::Drain(_)) => return Retired::GatewayDrains,
+                // Streams are still taken; GOAWAY follows.
+                Some(pb::watch_event::Event::Drain(_)) => farewell.say(Retired::GatewayDrains),
                 Some(pb::watch_event::Event::State(state)) => {
                     follow.adopt(&state.trust_anchors);
                     if state.actor_expires > 0 {
@@ -169,7 +191,7 @@ async fn serve(
                 // A gateway without `Watch`, or one that ended it: GOAWAY and the connection's end still tell us.
                 None => events_open = false,
             },
-            () = &mut age => return Retired::Age,
+            () = &mut age, if farewell.told.is_some() => farewell.say(Retired::Age),
             () = sleep_until(renew_at) => renew_at = renew(care, tunnel).await,
             () = tunnel.renew.notified() => renew_at = renew(care, tunnel).await,
         }

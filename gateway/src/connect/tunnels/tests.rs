@@ -369,6 +369,39 @@ async fn a_healthy_tunnel_that_drains_is_replaced_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_tunnel_whose_relay_goes_takes_streams_until_another_is_up() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let road = Road::new(&gateway, State::Leads);
+    keeping(&bench, vec![road.candidate(&bench, "relay")]);
+    until("it is up", || bench.tunnels.up() == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let first = bench.tunnels.live()[0].id;
+    road.is(State::Refuses);
+    gateway.notice();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(road.dials() > 1, "another is looked for");
+    assert_eq!(bench.tunnels.open(tcp_open).await.unwrap().tunnel.id, first);
+    road.is(State::Leads);
+    until("it has been replaced", || bench.tunnels.up() == 1 && bench.tunnels.live()[0].id != first).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_is_replaced_within_its_hour_without_a_gap() {
+    let bench = Bench::new();
+    let (gateway, _calls) = Gateway::new(&bench.context);
+    let dials = kept(&bench, &gateway);
+    until("it is up", || bench.tunnels.up() == 1).await;
+    let began = tokio::time::Instant::now();
+    while dials.lock().unwrap().len() == 1 {
+        assert!(bench.tunnels.up() >= 1);
+        assert!(began.elapsed() <= Duration::from_secs(60 * 60 + 1), "it is as old as it may be");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() >= Duration::from_secs(54 * 60), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn endless_drain_notices_cause_no_storm_of_dials() {
     let bench = Bench::new();
     let (gateway, _calls) = Gateway::new(&bench.context);
