@@ -4,7 +4,7 @@ use std::time::Duration;
 use causeway_tests::{
     curl::Curl,
     nginx,
-    site::{Face, Site},
+    site::{CLUSTER, Face, Site},
     topology::{readiness, ready},
     wait::within,
 };
@@ -30,6 +30,10 @@ async fn direct_mode_comes_up_from_nothing_ready() {
         // The connector alone: it lives, says that it is not ready, and answers on its faces.
         let connector = site.direct_connector(gateway_address).await;
         assert_eq!(readiness(connector.admin).await, Some(503));
+        let of = async |cluster: &str| {
+            Curl::new(format!("http://{}/readyz?cluster={cluster}", connector.admin)).run().await.status
+        };
+        assert_eq!((of(CLUSTER).await, of("factory-b").await), (503, 404));
         let alive = Curl::new(format!("http://{}/livez", connector.admin)).run().await;
         assert_eq!(alive.status, 200);
         let refused = Curl::new(connector.url(Face::Web)).run().await;
@@ -41,6 +45,7 @@ async fn direct_mode_comes_up_from_nothing_ready() {
         ready("gateway", admin).await;
 
         connector.ready().await;
+        assert_eq!((of(CLUSTER).await, of("factory-b").await), (200, 404));
         let answer = Curl::new(connector.url(Face::Web)).run().await;
         assert_eq!((answer.status, answer.text().as_str()), (200, nginx::HELLO));
     })
