@@ -6,6 +6,7 @@ mod buffers;
 mod http;
 mod http2;
 mod identity_of_callers;
+mod kubernetes;
 mod lifecycle;
 mod policy;
 mod services;

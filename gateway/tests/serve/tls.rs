@@ -21,13 +21,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{Setup, World, fetch, get, rules, targets::Target};
 
 /// What proves the target's name, and the CA that says so.
-struct Proof {
-    folder: tempfile::TempDir,
-    acceptor: TlsAcceptor,
+pub(crate) struct Proof {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) acceptor: TlsAcceptor,
 }
 
 impl Proof {
-    fn of(name: &str, alpn: &[&[u8]]) -> Self {
+    pub(crate) fn of(name: &str, alpn: &[&[u8]]) -> Self {
         let life = Duration::from_secs(3600);
         let authority = Authority::generate("targets", life).unwrap();
         let request =
