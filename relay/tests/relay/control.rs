@@ -8,7 +8,7 @@ use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 
-use crate::support::{Control, LISTEN_KEY, Relay};
+use crate::support::{Control, LISTEN_KEY, Relay, until};
 
 #[tokio::test]
 async fn a_good_renewal_is_silent_and_a_bad_one_closes_1008() {
@@ -62,6 +62,29 @@ async fn what_sdks_say_beside_the_protocol_is_taken() {
     control.0.send(Message::Ping(b"p".to_vec().into())).await.unwrap();
     assert_eq!(control.0.next().await.unwrap().unwrap(), Message::Pong(b"p".to_vec().into()));
     control.is_alive(&relay).await;
+}
+
+#[tokio::test]
+async fn a_quiet_listener_is_pinged_and_given_up_when_it_does_not_answer() {
+    let relay = Relay::new().await;
+    let mut answering = relay.listener_as("answering").await;
+    let _silent = relay.listener_as("silent").await;
+    until("both are registered", || relay.events("listener_connected").len() == 2).await;
+    // From here on time passes when nobody has anything to do.
+    tokio::time::pause();
+    let began = tokio::time::Instant::now();
+    // Reading is what answers a Ping here; the other one reads nothing.
+    for _ in 0..4 {
+        let said = answering.0.next().await.unwrap().unwrap();
+        assert!(matches!(said, Message::Ping(_)), "{said:?}");
+    }
+    let passed = began.elapsed();
+    assert!((Duration::from_secs(100)..Duration::from_secs(105)).contains(&passed), "one every 25 s: {passed:?}");
+    let gone = relay.events("listener_disconnected");
+    assert_eq!(gone.len(), 1, "{gone:?}");
+    assert_eq!((&gone[0]["listener"], &gone[0]["reason"]), (&"silent".into(), &"silent".into()));
+    tokio::time::resume();
+    answering.is_alive(&relay).await;
 }
 
 #[tokio::test]
