@@ -110,7 +110,7 @@ fn canonical(serial: &str) -> String {
 }
 
 /// Whether an entry of the list names an authenticator that is not there: worth a warning, since it denies nobody.
-pub fn unknown_authenticators<'a>(deny: &'a Deny, known: impl Fn(&str) -> bool) -> Vec<&'a str> {
+pub fn unknown_authenticators(deny: &Deny, known: impl Fn(&str) -> bool) -> Vec<&str> {
     let named = deny.subjects.iter().filter_map(|principal| principal.split_once('/'));
     named.map(|(authenticator, _)| authenticator).filter(|name| *name != MTLS && !known(name)).collect()
 }

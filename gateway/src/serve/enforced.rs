@@ -59,7 +59,7 @@ pub enum PolicyError {
         /// Which rule.
         key: String,
         /// What is wrong.
-        problem: CompileError,
+        problem: Box<CompileError>,
     },
     /// The deny file cannot be used.
     #[error("the deny file cannot be read")]
@@ -128,7 +128,7 @@ impl Loader {
             return compile(file, &self.setting, now).map_err(|problem| PolicyError::Rule {
                 path: self.path.clone(),
                 key: problem.key(),
-                problem,
+                problem: Box::new(problem),
             });
         }
         let bytes = at(contents, POLICY).ok_or_else(|| PolicyError::Missing { path: self.path.clone() })?;

@@ -99,13 +99,7 @@ impl World {
         Self::start_from_all(rules, networks, more, workers, Beside::default()).await
     }
 
-    async fn start_from_all(
-        rules: &str,
-        networks: &str,
-        more: &str,
-        workers: Workers,
-        beside: Beside<'_>,
-    ) -> Self {
+    async fn start_from_all(rules: &str, networks: &str, more: &str, workers: Workers, beside: Beside<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::generate("k1");
         std::fs::write(folder.path().join("jwks.json"), signer.jwks()).unwrap();
