@@ -128,6 +128,17 @@ pub fn parse<T: DeserializeOwned + Validate>(text: &str, path: &Path) -> Result<
     typed_and_valid(&yaml::parse(text, path)?, path, &[])
 }
 
+/// The same, with a further check that needs more than the text: its problems are told with their places, too.
+pub fn parse_checked<T: DeserializeOwned + Validate, R>(
+    text: &str,
+    path: &Path,
+    check: impl FnOnce(&T) -> Result<R, (String, String)>,
+) -> Result<R, ConfigError> {
+    let tree = yaml::parse(text, path)?;
+    let values: T = typed_and_valid(&tree, path, &[])?;
+    check(&values).map_err(|problem| misplaced(&tree, path, problem))
+}
+
 /// A program's file: its own keys, and beside them the sections that every program has.
 #[derive(Debug)]
 pub(crate) struct LoadedProgram<T> {
@@ -207,11 +218,13 @@ fn typed_and_valid<T: DeserializeOwned + Validate>(
     also: &[&'static str],
 ) -> Result<T, ConfigError> {
     let values: T = typed::typed(tree).map_err(|refusal: Refusal| refusal.into_error(path, also))?;
-    values.validate().map_err(|(key, message)| {
-        let origin = tree.nearest_origin(&key);
-        ConfigError::Parse { message: format!("{}: {key}: {message}", origin.place(path)) }
-    })?;
+    values.validate().map_err(|problem| misplaced(tree, path, problem))?;
     Ok(values)
+}
+
+/// A problem of one key, with its place in the file.
+fn misplaced(tree: &Node, path: &Path, (key, message): (String, String)) -> ConfigError {
+    ConfigError::Parse { message: format!("{}: {key}: {message}", tree.nearest_origin(&key).place(path)) }
 }
 
 #[cfg(test)]

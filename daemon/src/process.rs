@@ -223,6 +223,11 @@ pub fn explain(error: &dyn Error) -> String {
     text
 }
 
+/// The same in one line, for a field of a log line.
+pub fn explain_in_line(error: &dyn Error) -> String {
+    explain(error).replace("\n  because: ", ": ")
+}
+
 fn fail(program: &Program, error: &dyn Error, code: u8) -> ExitCode {
     fail_with(program, &explain(error), code)
 }

@@ -13,6 +13,11 @@ pub fn of_program<T: JsonSchema>() -> Schema {
     json_schema!({ "allOf": [own, common], "$defs": definitions })
 }
 
+/// The schema of a file that is no program's own.
+pub fn of_file<T: JsonSchema>() -> Schema {
+    SchemaGenerator::default().into_root_schema_for::<T>()
+}
+
 /// One place in a schema, with the definitions that it may refer to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {

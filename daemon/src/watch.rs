@@ -49,6 +49,15 @@ pub fn files(paths: Vec<PathBuf>) -> io::Result<watch::Receiver<Snapshot>> {
     follow(paths, POLL, true)
 }
 
+/// The same for files that somebody may change in a hurry: however the file system is made, a change is seen within
+/// `poll` and [`QUIET_MAX`].
+///
+/// # Errors
+/// As [`files`].
+pub fn files_every(poll: Duration, paths: Vec<PathBuf>) -> io::Result<watch::Receiver<Snapshot>> {
+    follow(paths, poll, true)
+}
+
 fn follow(paths: Vec<PathBuf>, poll: Duration, notified: bool) -> io::Result<watch::Receiver<Snapshot>> {
     let (notify, notifications) = mpsc::sync_channel(1);
     // Set up before the first reading, so that no change falls between the two.

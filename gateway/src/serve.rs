@@ -10,13 +10,14 @@ pub mod config;
 pub mod enforced;
 pub mod entry;
 pub mod gateway;
+pub mod limits;
 pub mod metrics;
 mod port;
 mod reload;
 pub mod session;
 pub mod target;
 
-use std::{collections::BTreeSet, io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwap;
 use daemon::{
@@ -33,9 +34,10 @@ use tokio::net::TcpListener;
 pub use config::Config;
 
 use self::{
-    cluster::{Authority, IdentityError, Shown},
+    cluster::{Authority, ClientFiles, IdentityError, Shown},
     enforced::{Loader, PolicyError},
     gateway::Gateway,
+    limits::Ledger,
     metrics::Metrics,
     port::Port,
     reload::Follower,
@@ -43,6 +45,7 @@ use self::{
     target::{
         kubernetes::{Api, ApiError},
         manner::Manners,
+        naming::Naming,
         pool,
         pools::Pools,
         resolve::Resolver,
@@ -108,9 +111,8 @@ impl StartFailure for StartError {
 pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, StartError> {
     let Loaded { values, base, path } = config.clone();
     let guard = context.readiness.guard("tunnel port");
-    let names: BTreeSet<String> = values.authenticators.keys().cloned().collect();
     let journal = Journal::start(values.audit.as_ref(), &base, &context)?;
-    let policies = enforced::start(Loader::new(&values.policy, &base, &path, names), journal.clone(), &context)?;
+    let policies = enforced::start(Loader::new(&values, &base, &path), journal.clone(), &context)?;
     let manners = Manners::new(&values.targets, &base).map_err(StartError::Targets)?;
     let shown = Arc::new(show(&values, &base, &context)?);
     let clock = Arc::clone(&context.clock);
@@ -121,6 +123,9 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let listener = TcpListener::bind(address).await.map_err(|source| StartError::Bind { address, source })?;
     let address = listener.local_addr().map_err(|source| StartError::Bind { address, source })?;
     let buffers = values.limits.buffers;
+    let ledger = Ledger::new(&values.limits);
+    // Checked when the config was loaded.
+    let naming = Naming::new(&values.identity_headers).unwrap_or_default();
     let gateway = Arc::new(Gateway {
         cluster: values.cluster,
         resolver: Resolver::new(&values.networks),
@@ -130,6 +135,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         policies,
         journal: journal.clone(),
         shown: Arc::clone(&shown),
+        ledger,
+        naming,
         manners: ArcSwap::from_pointee(manners),
         kubernetes,
         sockets: ArcSwap::from_pointee(values.unix),
@@ -152,8 +159,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
 
 fn show(values: &Config, base: &std::path::Path, context: &Context) -> Result<Shown, StartError> {
     let authority = Authority::open(&base.join(&values.identity.directory), &values.cluster)?;
-    let client_ca = values.listen.client_ca.as_ref().map(|path| base.join(path));
-    Ok(Shown::new(authority, values.listen.names.clone(), client_ca, context.clock.now())?)
+    let clients = ClientFiles::new(&values.listen, base);
+    Ok(Shown::new(authority, values.listen.names.clone(), clients, context.clock.now())?)
 }
 
 /// What `/statusz` shows: numbers and rule names, no principals.

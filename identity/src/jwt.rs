@@ -32,7 +32,7 @@ pub use self::{
     error::JwtError,
     signer::Signer,
 };
-use crate::principal::Principal;
+use crate::principal::{Principal, Proof};
 
 /// Longest token that is looked at. Entra's stay under 8 KiB with two hundred groups.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -185,15 +185,15 @@ impl Authenticator {
         }
         let keys = self.source.keys();
         let mut refusal = JwtError::UnknownKey;
-        let signed = keys.candidates(parts.key_id.as_deref(), parts.algorithm).any(|key| {
+        let signed = keys.candidates(parts.key_id.as_deref(), parts.algorithm).find(|(_, key)| {
             refusal = JwtError::Signature;
             let message = parts.message.as_bytes();
             jsonwebtoken::crypto::verify(parts.signature, message, key, parts.algorithm).unwrap_or(false)
         });
-        if !signed {
+        let Some((key_id, _)) = signed else {
             // Without a key id, a failed signature may just mean that the right key is not here yet.
             return Err(if parts.key_id.is_none() { JwtError::UnknownKey } else { refusal });
-        }
+        };
         let judged = parts.judge(&self.rules, now)?;
         let principal = Principal {
             authenticator: self.name.clone(),
@@ -201,6 +201,13 @@ impl Authenticator {
             groups: judged.groups.into(),
             roles: judged.roles.into(),
             scopes: judged.scopes.into(),
+            claims: judged.claims.into(),
+            proof: Proof {
+                token_id: judged.token_id.map(Into::into),
+                // The key's own name first: whoever has stolen a key may leave its name out of the token.
+                key_id: key_id.or(parts.key_id.as_deref()).map(Into::into),
+                serial: None,
+            },
             expires: judged.expires,
         };
         Ok((principal, judged.expires + self.rules.leeway))

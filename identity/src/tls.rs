@@ -14,7 +14,7 @@ use std::{
 use rustls::{ClientConfig, RootCertStore, crypto::CryptoProvider, pki_types::CertificateDer};
 use serde::Deserialize;
 
-pub use self::server::{ServerFiles, ServerTls};
+pub use self::server::{Clients, ServerFiles, ServerTls};
 
 /// The one crypto provider: aws-lc-rs, hybrid post-quantum key exchange first.
 pub fn provider() -> Arc<CryptoProvider> {

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a bench is a program, and fails by panicking")]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use causeway_tests::tokens::{ISSUER, Issuer};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use daemon::{clock::SystemClock, shutdown::Shutdown};
-use gateway::policy::{Ask, Host, Party, PolicyFile, Question, compile};
+use gateway::policy::{Ask, Host, Party, PolicyFile, Question, Setting, compile};
 use http::HeaderMap;
 use identity::jwt::{AuthenticatorConfig, Authenticators};
 use proto::{
@@ -185,10 +185,12 @@ fn policy(c: &mut Criterion) {
         .collect();
     let file: PolicyFile = serde_json::from_value(serde_json::json!({ "rules": rules })).unwrap();
     let at = SystemTime::now();
-    let policy = compile(&file, &BTreeSet::from(["bench".to_owned()]), at).unwrap();
+    let authenticators = BTreeMap::from([("bench".to_owned(), Vec::new())]);
+    let setting = Setting { authenticators, domain: "cluster.local".to_owned() };
+    let policy = compile(&file, &setting, at).unwrap();
     let host: Host = "scorer.models.svc".parse().unwrap();
     let question = |subject| {
-        let party = Party { authenticator: "bench", subject, groups: &[] };
+        let party = Party::named("bench", subject, &[]);
         let ask = Ask::Http { host: &host, port: 80, method: "GET", path: "/v1/score?x=1", upgrade: None };
         Question { subject: party, actor: party, ask, external: false, at }
     };

@@ -1,6 +1,7 @@
 //! `gateway policy`. `test`: what the policy says to a question, without asking it through a tunnel; exit code 0 if it is
-//! allowed, 1 if it is denied. [`explain`]: what was decided about a stream.
+//! allowed, 1 if it is denied. [`diff`]: what another policy would change. [`explain`]: what was decided about a stream.
 
+mod diff;
 mod explain;
 
 use std::{net::SocketAddr, process::ExitCode, time::SystemTime};
@@ -33,6 +34,10 @@ enum Command {
     ///
     /// Exit codes: 0 allowed, 1 denied, 64 the command line, the configuration or the policy cannot be used.
     Test(Test),
+    /// Say which grants another policy file would add, and which it would take away.
+    ///
+    /// Exit codes: 0 none, 1 some, 64 the command line, the configuration or one of the policies cannot be used.
+    Diff(diff::Diff),
     /// Say what was decided about a stream, and by which rule, from the audit file or a log.
     ///
     /// Exit codes: 0 found, 1 not found or not readable, 64 the command line or the configuration cannot be used.
@@ -49,6 +54,9 @@ struct Test {
     /// A group of the subject; may be repeated.
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
+    /// A claim of the subject, `name=value`; may be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
     /// Who holds the tunnel: `authenticator/subject`; without it the subject does.
     #[arg(long, value_name = "PRINCIPAL")]
     actor: Option<String>,
@@ -85,12 +93,12 @@ enum Asked {
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
     let test = match &arguments.command {
         Command::Test(test) => test,
+        Command::Diff(diff) => return diff::run(diff),
         Command::Explain(asked) => return explain::run(asked),
     };
     let config = test.common.load::<Config>()?;
     let values = &config.values;
-    let names = values.authenticators.keys().cloned().collect();
-    let loader = Loader::new(&values.policy, &config.base, &config.path, names);
+    let loader = Loader::new(values, &config.base, &config.path);
     let now = SystemTime::now();
     let policy = match loader.load(&loader.read(), now) {
         Ok(policy) => policy,
@@ -134,7 +142,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
         super::answer(&format!("denied: {} is a {} address, which is never called\n", address.ip(), class.name()))?;
         return Ok(ExitCode::FAILURE);
     }
-    let subject = party(&test.subject, &test.groups)?;
+    let claims = test.claims.iter().map(|claim| claim_of(claim)).collect::<anyhow::Result<Vec<_>>>()?;
+    let subject = Party { claims: &claims, ..party(&test.subject, &test.groups)? };
     let actor = match &test.actor {
         Some(actor) => party(actor, &test.actor_groups)?,
         None => subject,
@@ -164,7 +173,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failed> {
 fn party<'a>(text: &'a str, groups: &'a [String]) -> anyhow::Result<Party<'a>> {
     let (authenticator, subject) =
         text.split_once('/').with_context(|| format!("\"{text}\" is not authenticator/subject"))?;
-    Ok(Party { authenticator, subject, groups })
+    Ok(Party::named(authenticator, subject, groups))
+}
+
+fn claim_of(text: &str) -> anyhow::Result<(String, String)> {
+    let (name, value) = text.split_once('=').with_context(|| format!("\"{text}\" is not name=value"))?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 fn parse(question: &[String]) -> anyhow::Result<Asked> {

@@ -2,7 +2,7 @@
 //! to say is an error here, with the rule's name, so that a policy is either understood or not in force.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,6 +10,7 @@ use std::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
+    deny::Deny,
     file::{HttpConfig, PartyConfig, PolicyFile, RuleConfig, TcpConfig, UnixConfig},
     host::{HostPattern, HostPatternError},
     kubernetes::{self, GrantError},
@@ -22,6 +23,18 @@ pub const BREAK_GLASS_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Name of the authenticator that stands for client certificates.
 pub const MTLS: &str = "mtls";
+
+/// The cluster's DNS domain where the config names none.
+pub const DOMAIN: &str = "cluster.local";
+
+/// What of the gateway's config gives the names in a policy their meaning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Authenticators by name, each with the claims that it keeps. [`MTLS`] is always known and has none.
+    pub authenticators: BTreeMap<String, Vec<String>>,
+    /// The cluster's DNS domain, lower case: `a.b.svc` and `a.b.svc.<domain>` are one host.
+    pub domain: String,
+}
 
 /// What is wrong with a policy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +85,12 @@ pub enum Problem {
     /// A name that the gateway's config does not have.
     #[error("there is no authenticator \"{0}\" in the gateway's config")]
     UnknownAuthenticator(String),
+    /// A claim that the authenticator does not keep.
+    #[error("authenticator \"{0}\" does not keep the claim \"{1}\": list it under `claims` in the gateway's config")]
+    UnknownClaim(String, String),
+    /// A claim without values.
+    #[error("claim \"{0}\" has no values that would do")]
+    NoValues(String),
     /// No hosts or ports.
     #[error("`hosts` and `ports` may not be empty")]
     NoTarget,
@@ -116,21 +135,35 @@ pub enum Problem {
     Bypass(String),
 }
 
-/// Compiles a file into a policy. `authenticators` are those of the gateway's config; `mtls` is always known.
+/// Compiles a file into a policy.
 ///
 /// # Errors
 /// The first problem found, with the rule's name.
-pub fn compile(file: &PolicyFile, authenticators: &BTreeSet<String>, now: SystemTime) -> Result<Policy, CompileError> {
-    let rules = compile_rules(file, now)?;
+pub fn compile(file: &PolicyFile, setting: &Setting, now: SystemTime) -> Result<Policy, CompileError> {
+    let rules = compile_rules(file, Some(&setting.domain), now)?;
     for (index, rule) in rules.iter().enumerate() {
         for party in [&rule.subject, &rule.actor].into_iter().flatten() {
-            if party.authenticator != MTLS && !authenticators.contains(&party.authenticator) {
-                let problem = Problem::UnknownAuthenticator(party.authenticator.clone());
-                return Err(CompileError { index, rule: rule.name.to_string(), problem });
-            }
+            check_known(party, setting).map_err(|problem| CompileError {
+                index,
+                rule: rule.name.to_string(),
+                problem,
+            })?;
         }
     }
-    Ok(Policy { suspended: file.suspended, rules })
+    Ok(Policy { suspended: file.suspended, switched_off: false, rules, deny: Deny::default() })
+}
+
+fn check_known(party: &PartyMatch, setting: &Setting) -> Result<(), Problem> {
+    let name = &party.authenticator;
+    let kept: &[String] = match setting.authenticators.get(name) {
+        Some(kept) => kept,
+        None if name == MTLS => &[],
+        None => return Err(Problem::UnknownAuthenticator(name.clone())),
+    };
+    match party.claims.iter().find(|(claim, _)| !kept.contains(claim)) {
+        Some((claim, _)) => Err(Problem::UnknownClaim(name.clone(), claim.clone())),
+        None => Ok(()),
+    }
 }
 
 /// Everything that can be said without knowing the gateway's config and the time.
@@ -138,14 +171,14 @@ pub fn compile(file: &PolicyFile, authenticators: &BTreeSet<String>, now: System
 /// # Errors
 /// The first problem found.
 pub fn check_shape(file: &PolicyFile) -> Result<(), CompileError> {
-    match compile_rules(file, SystemTime::now()) {
+    match compile_rules(file, None, SystemTime::now()) {
         // The end of a break-glass rule is judged when the policy comes into force, by the process's own clock.
         Err(CompileError { problem: Problem::TooLong, .. }) => Ok(()),
         other => other.map(|_| ()),
     }
 }
 
-fn compile_rules(file: &PolicyFile, now: SystemTime) -> Result<Vec<Rule>, CompileError> {
+fn compile_rules(file: &PolicyFile, domain: Option<&str>, now: SystemTime) -> Result<Vec<Rule>, CompileError> {
     let mut names = BTreeSet::new();
     let mut rules = Vec::with_capacity(file.rules.len());
     for (index, config) in file.rules.iter().enumerate() {
@@ -155,7 +188,7 @@ fn compile_rules(file: &PolicyFile, now: SystemTime) -> Result<Vec<Rule>, Compil
         }
         rules.push(compile_rule(config, now).map_err(fail)?);
     }
-    check_bypasses(&rules)?;
+    check_bypasses(&rules, domain)?;
     Ok(rules)
 }
 
@@ -196,18 +229,27 @@ fn compile_rule(config: &RuleConfig, now: SystemTime) -> Result<Rule, Problem> {
 fn compile_who(config: &RuleConfig) -> Result<(Option<PartyMatch>, Option<PartyMatch>), Problem> {
     let who = &config.who;
     let subject = match &who.authenticator {
-        Some(authenticator) => Some(compile_party(authenticator, &who.subjects, &who.groups)?),
-        None if !who.subjects.is_empty() || !who.groups.is_empty() => return Err(Problem::NoAuthenticator),
+        Some(authenticator) => Some(compile_party(authenticator, &who.subjects, &who.groups, &who.claims)?),
+        None if !who.subjects.is_empty() || !who.groups.is_empty() || !who.claims.is_empty() => {
+            return Err(Problem::NoAuthenticator);
+        }
         None => None,
     };
     let actor = match &who.actor {
-        Some(PartyConfig { authenticator, subjects, groups }) => Some(compile_party(authenticator, subjects, groups)?),
+        Some(PartyConfig { authenticator, subjects, groups, claims }) => {
+            Some(compile_party(authenticator, subjects, groups, claims)?)
+        }
         None => None,
     };
     if subject.is_none() && actor.is_none() { Err(Problem::Nobody) } else { Ok((subject, actor)) }
 }
 
-fn compile_party(authenticator: &str, subjects: &[String], groups: &[String]) -> Result<PartyMatch, Problem> {
+fn compile_party(
+    authenticator: &str,
+    subjects: &[String],
+    groups: &[String],
+    claims: &BTreeMap<String, Vec<String>>,
+) -> Result<PartyMatch, Problem> {
     if subjects.is_empty() && groups.is_empty() {
         return Err(Problem::NoSubjects(authenticator.to_owned()));
     }
@@ -215,7 +257,11 @@ fn compile_party(authenticator: &str, subjects: &[String], groups: &[String]) ->
     if everyone && (subjects.len() > 1 || !groups.is_empty()) {
         return Err(Problem::EveryoneAndSome);
     }
+    if let Some((claim, _)) = claims.iter().find(|(_, values)| values.is_empty()) {
+        return Err(Problem::NoValues(claim.clone()));
+    }
     Ok(PartyMatch {
+        claims: claims.iter().map(|(claim, values)| (claim.clone(), values.clone())).collect(),
         authenticator: authenticator.to_owned(),
         everyone,
         subjects: if everyone { Vec::new() } else { subjects.to_vec() },
@@ -286,13 +332,14 @@ fn compile_break_glass(config: &RuleConfig, now: SystemTime) -> Result<Option<Br
 }
 
 /// A tcp grant to a port whose HTTP requests are limited would void the limits: the owner must say so (SD-5).
-fn check_bypasses(rules: &[Rule]) -> Result<(), CompileError> {
+/// With a domain, `a.b.svc` and `a.b.svc.<domain>` are known to be one host.
+fn check_bypasses(rules: &[Rule], domain: Option<&str>) -> Result<(), CompileError> {
     for (index, tcp) in rules.iter().enumerate() {
         let Grant::Tcp { hosts, ports, bypasses_http: false } = &tcp.grant else { continue };
         for http in rules {
             let Grant::Http { hosts: limited, ports: limited_ports, .. } = &http.grant else { continue };
             let share_port = ports.iter().any(|port| limited_ports.contains(port));
-            let share_host = hosts.iter().any(|one| limited.iter().any(|two| one.overlaps(two)));
+            let share_host = hosts.iter().any(|one| limited.iter().any(|two| one.overlaps_within(two, domain)));
             if share_port && share_host {
                 let problem = Problem::Bypass(http.name.to_string());
                 return Err(CompileError { index, rule: tcp.name.to_string(), problem });

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use identity::principal::Principal;
 
 use super::{
+    deny::Denied,
     file::Upgrade,
     host::Host,
     kubernetes,
@@ -20,11 +21,33 @@ pub struct Party<'a> {
     pub subject: &'a str,
     /// Groups and roles.
     pub groups: &'a [String],
+    /// Claims that rules may ask for, a pair for each value.
+    pub claims: &'a [(String, String)],
+    /// `jti` of the token.
+    pub token_id: Option<&'a str>,
+    /// `kid` of the key that signed the token.
+    pub key_id: Option<&'a str>,
+    /// Serial number of the certificate.
+    pub serial: Option<&'a str>,
+}
+
+impl<'a> Party<'a> {
+    /// Somebody of whom nothing is known but the name and the groups.
+    pub fn named(authenticator: &'a str, subject: &'a str, groups: &'a [String]) -> Self {
+        Self { authenticator, subject, groups, claims: &[], token_id: None, key_id: None, serial: None }
+    }
 }
 
 impl<'a> From<&'a Principal> for Party<'a> {
     fn from(principal: &'a Principal) -> Self {
-        Self { authenticator: principal.authenticator(), subject: principal.subject(), groups: principal.groups() }
+        let proof = principal.proof();
+        Self {
+            claims: principal.claims(),
+            token_id: proof.token_id.as_deref(),
+            key_id: proof.key_id.as_deref(),
+            serial: proof.serial.as_deref(),
+            ..Self::named(principal.authenticator(), principal.subject(), principal.groups())
+        }
     }
 }
 
@@ -122,6 +145,10 @@ pub struct Denial {
 pub enum Why {
     /// The kill switch is on.
     Suspended,
+    /// The subject is on the deny list.
+    SubjectDenied(Denied),
+    /// The actor is.
+    ActorDenied(Denied),
     /// Nothing grants it.
     NoRule,
     /// A rule would judge the path, and two servers could read it differently.
@@ -213,6 +240,8 @@ impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.why {
             Why::Suspended => return write!(f, "the cluster owner has suspended everything; asked: {}", self.asked),
+            Why::SubjectDenied(denied) => return write!(f, "the subject {}; asked: {}", denied.text(), self.asked),
+            Why::ActorDenied(denied) => return write!(f, "the actor {}; asked: {}", denied.text(), self.asked),
             Why::AmbiguousPath => write!(f, "ambiguous path in {}", self.asked)?,
             Why::NoRule => write!(f, "no rule for {}", self.asked)?,
         }
@@ -231,10 +260,16 @@ impl Policy {
     /// Answers one question.
     ///
     /// # Errors
-    /// The refusal, when no rule grants it or everything is suspended.
+    /// The refusal, when no rule grants it, somebody is on the deny list, or everything is suspended.
     pub fn decide(&self, question: &Question<'_>) -> Result<&Rule, Denial> {
-        if self.suspended {
+        if self.is_suspended() {
             return Err(self.denial(question, Why::Suspended, None));
+        }
+        if !self.deny.is_empty() {
+            let subject = self.deny.find(&question.subject).map(Why::SubjectDenied);
+            if let Some(why) = subject.or_else(|| self.deny.find(&question.actor).map(Why::ActorDenied)) {
+                return Err(self.denial(question, why, None));
+            }
         }
         let mut ambiguous = None;
         for rule in self.rules.iter().filter(|rule| rule.matches_but_path(question)) {

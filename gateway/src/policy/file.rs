@@ -1,5 +1,7 @@
 //! `policy.yaml`: what the cluster owner writes. Types only; [`mod@super::compile`] judges what they say.
 
+use std::collections::BTreeMap;
+
 use daemon::config::Validate;
 use serde::Deserialize;
 
@@ -66,6 +68,9 @@ pub struct WhoConfig {
     pub subjects: Vec<String>,
     /// Groups or roles; being in one is enough.
     pub groups: Vec<String>,
+    /// Claims that the token must have besides, with the values that will do: one for each claim is enough. The
+    /// authenticator's `claims` lists which there are.
+    pub claims: BTreeMap<String, Vec<String>>,
     /// The same for the actor. Default: any actor.
     pub actor: Option<PartyConfig>,
 }
@@ -82,6 +87,9 @@ pub struct PartyConfig {
     /// Groups or roles; being in one is enough.
     #[serde(default)]
     pub groups: Vec<String>,
+    /// Claims that the token must have besides, with the values that will do: one for each claim is enough.
+    #[serde(default)]
+    pub claims: BTreeMap<String, Vec<String>>,
 }
 
 /// An HTTP grant.

@@ -191,4 +191,37 @@ impl HostPattern {
             }
         }
     }
+
+    /// The same, where a name that ends in `.svc` is resolved below `domain`, so that it names the same host as the one
+    /// with the domain written out.
+    pub fn overlaps_within(&self, other: &Self, domain: Option<&str>) -> bool {
+        let (one, two) = (self.spelt_out(domain), other.spelt_out(domain));
+        let all = |long: &Option<Self>, short: &Self| [Some(short.clone()), long.clone()].into_iter().flatten();
+        all(&one, self).any(|one| all(&two, other).any(|two| one.overlaps(&two)))
+    }
+
+    /// What the names of this pattern that end in `svc` are below `domain`.
+    fn spelt_out(&self, domain: Option<&str>) -> Option<Self> {
+        let (Self::Labels { open, labels }, Some(domain)) = (self, domain) else { return None };
+        let (last, before) = labels.split_last()?;
+        if last.as_deref().is_some_and(|last| last != "svc") {
+            return None;
+        }
+        let svc = [Some("svc".to_owned())];
+        let domain = domain.split('.').map(|label| Some(label.to_owned()));
+        Some(Self::Labels { open: *open, labels: before.iter().cloned().chain(svc).chain(domain).collect() })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => Host::Address(*address).fmt(f),
+            Self::Labels { open, labels } => {
+                let labels = labels.iter().map(|label| label.as_deref().unwrap_or("*"));
+                let all: Vec<&str> = open.then_some("**").into_iter().chain(labels).collect();
+                f.write_str(&all.join("."))
+            }
+        }
+    }
 }

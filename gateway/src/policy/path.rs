@@ -1,7 +1,7 @@
 //! Paths: the patterns that grant them, and the test for paths that two servers could read differently. Such a path is
 //! refused, never normalised: what we judge is what we forward (SD-5).
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 /// A path pattern of a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,15 @@ impl PathPattern {
             (_, None) => false,
         });
         fixed && asked.next().is_some() == self.open
+    }
+}
+
+impl fmt::Display for PathPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for segment in &self.segments {
+            write!(f, "/{}", segment.as_deref().unwrap_or("*"))?;
+        }
+        if self.open { f.write_str("/**") } else { Ok(()) }
     }
 }
 

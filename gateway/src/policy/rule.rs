@@ -2,8 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
 use super::{
     decide::{Ask, Party, Question},
+    deny::Deny,
     file::Upgrade,
     host::{Host, HostPattern},
     kubernetes::{self, Identity, NameError},
@@ -13,21 +16,42 @@ use super::{
 /// A policy in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Policy {
+    /// The policy itself says so.
     pub(super) suspended: bool,
+    /// The switch beside it does.
+    pub(super) switched_off: bool,
     pub(super) rules: Vec<Rule>,
+    pub(super) deny: Deny,
 }
 
 impl Policy {
-    /// The same rules, suspended or not.
+    /// The same rules, with these exceptions for whoever must not come in any more.
     #[must_use]
-    pub fn suspend(mut self, suspended: bool) -> Self {
-        self.suspended = self.suspended || suspended;
+    pub fn denying(mut self, deny: Deny) -> Self {
+        self.deny = deny;
         self
     }
 
-    /// Whether the kill switch is on.
-    pub fn is_suspended(&self) -> bool {
+    /// Who is denied whatever the rules say.
+    pub fn deny(&self) -> &Deny {
+        &self.deny
+    }
+
+    /// The same rules, with the kill switch beside them thrown or not. It cannot lift what the rules themselves say.
+    #[must_use]
+    pub fn suspend(mut self, switched_off: bool) -> Self {
+        self.switched_off = switched_off;
+        self
+    }
+
+    /// Whether the policy itself suspends everything.
+    pub fn suspends(&self) -> bool {
         self.suspended
+    }
+
+    /// Whether everything is suspended, by the rules or by the switch.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended || self.switched_off
     }
 
     /// The rules, in the order of the file.
@@ -45,20 +69,16 @@ impl Policy {
             .min()
     }
 
-    /// Names of rules that `next` has and this one has not (or has differently), and the other way round.
-    pub fn difference(&self, next: &Self) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
-        let index = |policy: &Self| -> BTreeMap<Arc<str>, Rule> {
-            policy.rules.iter().map(|rule| (Arc::clone(&rule.name), rule.clone())).collect()
-        };
-        let (old, new) = (index(self), index(next));
-        let missing = |from: &BTreeMap<Arc<str>, Rule>, other: &BTreeMap<Arc<str>, Rule>| {
-            from.iter()
-                .filter(|(name, rule)| other.get(*name) != Some(rule))
-                .map(|(name, _)| Arc::clone(name))
-                .collect()
-        };
-        (missing(&new, &old), missing(&old, &new))
+    /// What `next` grants that this one does not (or not so), and the other way round.
+    pub fn difference<'a>(&'a self, next: &'a Self) -> (Vec<&'a Rule>, Vec<&'a Rule>) {
+        (missing(&next.rules, &self.rules), missing(&self.rules, &next.rules))
     }
+}
+
+/// Rules of `from` that `other` has not, or has otherwise.
+fn missing<'a>(from: &'a [Rule], other: &[Rule]) -> Vec<&'a Rule> {
+    let other: BTreeMap<&str, &Rule> = other.iter().map(|rule| (&*rule.name, rule)).collect();
+    from.iter().filter(|rule| other.get(&*rule.name) != Some(rule)).collect()
 }
 
 /// One grant.
@@ -79,6 +99,13 @@ pub struct BreakGlass {
     pub until: SystemTime,
     /// Why it exists.
     pub reason: String,
+}
+
+impl BreakGlass {
+    /// When it ends, as the owner writes it.
+    pub fn time(&self) -> String {
+        OffsetDateTime::from(self.until).format(&Rfc3339).unwrap_or_default()
+    }
 }
 
 /// What a rule grants.
@@ -112,6 +139,8 @@ pub(super) struct PartyMatch {
     pub(super) everyone: bool,
     pub(super) subjects: Vec<String>,
     pub(super) groups: Vec<String>,
+    /// Each claim with the values that will do.
+    pub(super) claims: Vec<(String, Vec<String>)>,
 }
 
 /// How the path of a request fares under a rule that matches in everything else.
@@ -224,9 +253,13 @@ pub(super) fn any_host(hosts: &[HostPattern], host: &Host) -> bool {
 
 impl PartyMatch {
     pub(super) fn matches(&self, party: &Party<'_>) -> bool {
+        let has = |claim: &str, values: &[String]| {
+            party.claims.iter().any(|(name, value)| name == claim && values.contains(value))
+        };
         self.authenticator == party.authenticator
             && (self.everyone
                 || self.subjects.iter().any(|subject| subject == party.subject)
                 || self.groups.iter().any(|group| party.groups.contains(group)))
+            && self.claims.iter().all(|(claim, values)| has(claim, values))
     }
 }

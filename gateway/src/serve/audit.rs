@@ -1,14 +1,12 @@
 //! What the gateway writes into its audit stream (SD-17): each stream that was let through and by which rule, each that
 //! was refused, every change of the policy, each use and end of break-glass, and every new key.
 
-use std::sync::Arc;
-
 use daemon::audit::{Journal, Unwritten, fields};
 use proto::tunnel::failure::{Code, Failure};
 use serde_json::Value;
 
 use super::session::record::{Fault, Record};
-use crate::policy::Policy;
+use crate::policy::{Policy, Rule};
 
 /// Writes down that a stream is let through, before anything is done for it.
 ///
@@ -51,14 +49,21 @@ fn about<const N: usize>(record: &Record, more: [(&str, Option<Value>); N]) -> s
 }
 
 /// Writes down which policy is in force now, and what it grants that the one before did not.
-pub fn policy(journal: &Journal, policy: &Policy, granted: &[Arc<str>], revoked: &[Arc<str>]) {
+pub fn policy(journal: &Journal, policy: &Policy, granted: &[&Rule], revoked: &[&Rule]) {
+    let names = |rules: &[&Rule]| rules.iter().map(|rule| &**rule.name()).collect::<Vec<_>>().join(", ");
     let about = fields([
         ("rules", Some(policy.rules().len().into())),
         ("suspended", Some(policy.is_suspended().into())),
-        ("granted", Some(granted.join(", ").into())),
-        ("revoked", Some(revoked.join(", ").into())),
+        ("denied", Some(policy.deny().len().into())),
+        ("granted", Some(names(granted).into())),
+        ("revoked", Some(names(revoked).into())),
     ]);
     journal.tell("policy", about);
+    for (kind, rules) in [("grant_removed", revoked), ("grant_added", granted)] {
+        for rule in rules {
+            journal.tell(kind, fields([("grant", Some(rule.to_string().into()))]));
+        }
+    }
 }
 
 /// Writes down something that befell one rule.

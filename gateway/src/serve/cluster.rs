@@ -13,6 +13,7 @@
 //! renaming a finished file, and any leaf of the signing CA will do. A leaf lives 30 days and is renewed at two thirds of
 //! its life while the gateway runs, and when another CA begins to sign; new connections see the new one.
 
+mod clients;
 mod rotation;
 mod shown;
 
@@ -36,6 +37,7 @@ use x509_parser::extensions::GeneralName;
 
 use self::rotation::Next;
 pub use self::{
+    clients::ClientFiles,
     rotation::{OVERLAP, RotateError},
     shown::{ALPN, Anchors, Changed, Shown},
 };

@@ -18,9 +18,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
 pub use self::kubernetes::KubernetesConfig;
+use super::target::naming::Naming;
 use crate::policy::{
-    Host, PolicyFile,
-    compile::{MTLS, is_plain_name},
+    Host, PolicyFile, Setting,
+    compile::{DOMAIN, MTLS, is_plain_name},
     host::HostPattern,
 };
 
@@ -43,10 +44,18 @@ pub struct Config {
     pub authenticators: BTreeMap<String, AuthenticatorConfig>,
     /// The policy: a path (relative to this file, reloaded on change), or the policy itself.
     pub policy: PolicySource,
+    /// The deny file: who must not come in any more, whatever the policy says (path, relative to this file, reloaded on
+    /// change). Default: none.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub deny: Option<PathBuf>,
     /// How targets are spoken to, where what the caller asks for does not do. The first entry that fits counts. A change,
     /// of their CAs too, counts for new requests. Default: none.
     #[serde(default)]
     pub targets: Vec<TargetConfig>,
+    /// Fields of requests by which targets are told who calls; what the caller wrote in them is overwritten. Default: none.
+    #[serde(default)]
+    pub identity_headers: IdentityHeaders,
     /// Unix sockets of this machine that rules of the kind `unix` may name: their absolute paths, by name. A change
     /// counts for new streams. Default: none.
     #[serde(default)]
@@ -79,6 +88,18 @@ pub struct TargetConfig {
     /// Version of HTTP. Default: HTTP/1.1; with TLS what ALPN gives; for gRPC, and where the caller says so, HTTP/2.
     #[serde(default)]
     pub protocol: Option<TargetProtocol>,
+}
+
+/// Names of the fields that tell a target who calls. Each holds nothing where there is nothing to tell.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityHeaders {
+    /// Whose request it is, `authenticator/subject`.
+    pub subject: Option<String>,
+    /// Who holds the tunnel, `authenticator/subject`.
+    pub actor: Option<String>,
+    /// Groups and roles of the subject, with commas between them.
+    pub groups: Option<String>,
 }
 
 /// TLS to a target.
@@ -119,9 +140,14 @@ pub struct Listen {
     #[serde(default)]
     pub names: Vec<String>,
     /// PEM CAs of client certificates; a certificate that is shown makes its holder the actor `mtls/<URI or common
-    /// name>`. The file is followed: what changes counts for new tunnels. Default: none is asked for.
+    /// name>`. Default: none is asked for. Reloaded on change; tunnels of certificates that are good no longer end.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// PEM revocation lists (CRLs), one of every CA in the chain of a client certificate, none of them past its next
+    /// update: where one is missing or too old, the certificate is refused. Reloaded like `client_ca`. Default: none is
+    /// asked.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
 }
 
 /// The cluster's identity on disk.
@@ -203,6 +229,13 @@ pub struct Limits {
     pub tunnels: usize,
     /// Streams at once on one tunnel. Default 1000.
     pub streams_per_tunnel: u32,
+    /// Streams at once on all tunnels together. Default 40000. Once half of them are taken, nobody has more than a
+    /// quarter, and so it is with `tunnels`.
+    pub streams: usize,
+    /// What each actor may have, who holds tunnels. Default: no limit but its share.
+    pub per_actor: PerPrincipal,
+    /// What each subject may have, whose requests they are. Default: no limit but its share.
+    pub per_subject: PerPrincipal,
     /// Connections at once that have not finished their handshakes. Default 512.
     pub handshakes: usize,
     /// The same from one address. Default 64.
@@ -226,11 +259,29 @@ pub(crate) const BUFFERS: u64 = 256 << 20;
 /// Below this the first streams of a tunnel would press already.
 pub(crate) const BUFFERS_MIN: u64 = 8 << 20;
 
+/// What one principal may have. Who is refused is told the limit, its value, what they have, and when to come again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PerPrincipal {
+    /// Tunnels at once; of actors alone. Default: no limit.
+    pub tunnels: Option<usize>,
+    /// Streams at once. Default: no limit.
+    pub streams: Option<usize>,
+    /// New streams in a second, and as many at once after a quiet one. Default: no limit.
+    pub streams_per_second: Option<u32>,
+    /// Bytes of payload in a second, both ways together: who is faster is slowed down, and opens no new stream meanwhile.
+    /// Default: no limit.
+    pub bytes_per_second: Option<Size>,
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             tunnels: 1000,
             streams_per_tunnel: 1000,
+            streams: 40_000,
+            per_actor: PerPrincipal::default(),
+            per_subject: PerPrincipal::default(),
             handshakes: 512,
             handshakes_per_address: 64,
             max_after_expiry: Span(Duration::from_secs(3600)),
@@ -238,6 +289,24 @@ impl Default for Limits {
             first_byte: Span(Duration::from_secs(300)),
             buffers: Size(BUFFERS),
         }
+    }
+}
+
+impl Config {
+    /// What gives the names in a policy their meaning.
+    pub fn setting(&self) -> Setting {
+        let kept = |(name, config): (&String, &AuthenticatorConfig)| (name.clone(), config.claims.clone());
+        Setting {
+            authenticators: self.authenticators.iter().map(kept).collect(),
+            domain: self.networks.domain().trim_end_matches('.').to_owned(),
+        }
+    }
+}
+
+impl Networks {
+    /// The cluster's DNS domain, lower case.
+    pub fn domain(&self) -> String {
+        self.domain.as_deref().unwrap_or(DOMAIN).to_ascii_lowercase()
     }
 }
 
@@ -261,6 +330,12 @@ impl Validate for Config {
                 "nobody could prove who they are: name an authenticator, or set `listen.client_ca`".to_owned(),
             );
         }
+        if self.listen.client_crl.is_some() && self.listen.client_ca.is_none() {
+            return wrong("listen.client_crl", "says nothing without `listen.client_ca`".to_owned());
+        }
+        if self.deny.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            return wrong("deny", "the path is empty".to_owned());
+        }
         if let Some(domain) = &self.networks.domain
             && !matches!(domain.parse(), Ok(Host::Name(_)))
         {
@@ -275,6 +350,7 @@ impl Validate for Config {
         let limits = &self.limits;
         for (key, value) in [
             ("limits.tunnels", limits.tunnels),
+            ("limits.streams", limits.streams),
             ("limits.streams_per_tunnel", limits.streams_per_tunnel as usize),
             ("limits.handshakes", limits.handshakes),
             ("limits.handshakes_per_address", limits.handshakes_per_address),
@@ -282,6 +358,24 @@ impl Validate for Config {
             if value == 0 {
                 return wrong(key, "0 would let nothing through".to_owned());
             }
+        }
+        if limits.per_subject.tunnels.is_some() {
+            return wrong("limits.per_subject.tunnels", "subjects hold no tunnels; see `limits.per_actor`".to_owned());
+        }
+        for (role, per) in [("per_actor", &limits.per_actor), ("per_subject", &limits.per_subject)] {
+            for (key, is_zero) in [
+                ("tunnels", per.tunnels == Some(0)),
+                ("streams", per.streams == Some(0)),
+                ("streams_per_second", per.streams_per_second == Some(0)),
+                ("bytes_per_second", per.bytes_per_second == Some(Size(0))),
+            ] {
+                if is_zero {
+                    return wrong(&format!("limits.{role}.{key}"), "0 would let nothing through".to_owned());
+                }
+            }
+        }
+        if let Err((key, message)) = Naming::new(&self.identity_headers) {
+            return wrong(&format!("identity_headers.{key}"), message);
         }
         for (key, value) in [("limits.connect", limits.connect), ("limits.first_byte", limits.first_byte)] {
             if value.0.is_zero() {

@@ -1,31 +1,37 @@
-//! The policy in force: loaded at start, followed while the gateway runs. A file that cannot be used leaves the policy
-//! that is in force; a start without a valid one fails. Every change is published, so that streams which are no longer
+//! The policy in force: loaded at start, followed while the gateway runs. A file that cannot be used leaves what it said
+//! before in force; a start without a valid policy fails. Every change is published, so that streams which are no longer
 //! allowed end at once.
 //!
-//! Beside the policy file may lie a file named `suspended`; while it holds `true`, everything is suspended (SD-18).
+//! Three files decide, each by itself, so that a mistake in one does not keep another from being obeyed: the policy, the
+//! file named `suspended` beside it, which suspends everything while it says so (SD-18), and the deny file (SD-7).
 //! Break-glass rules are logged when they come into force, and when they end, which is published like any change.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use daemon::{
     audit::{Journal, fields},
     config::ConfigError,
     process::Context,
     watch::Snapshot,
 };
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::sync::watch;
 
-use super::{audit, config::PolicySource};
-use crate::policy::{CompileError, Policy, PolicyFile, compile};
+use super::{
+    audit,
+    config::{Config, PolicySource},
+};
+use crate::policy::{CompileError, Deny, Policy, PolicyFile, Rule, Setting, compile, deny};
 
 /// Longest sleep until a break-glass rule's end is looked at again: the wall clock may step.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
+/// How often the files are looked at where the file system does not notify: suspension acts within a second (SD-18).
+const POLL: Duration = Duration::from_millis(400);
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +59,16 @@ pub enum PolicyError {
         /// Which rule.
         key: String,
         /// What is wrong.
-        problem: CompileError,
+        problem: Box<CompileError>,
+    },
+    /// The deny file cannot be used.
+    #[error("the deny file cannot be read")]
+    Deny(#[source] ConfigError),
+    /// The deny file is not there, or is not UTF-8 text.
+    #[error("{}: the deny file is not there, or cannot be read as text; without it nobody would be denied", path.display())]
+    DenyMissing {
+        /// Which file.
+        path: PathBuf,
     },
     /// The file cannot be followed.
     #[error("the policy file cannot be followed")]
@@ -65,25 +80,32 @@ pub enum PolicyError {
 pub struct Loader {
     source: PolicySource,
     path: PathBuf,
-    authenticators: BTreeSet<String>,
+    deny: Option<PathBuf>,
+    setting: Setting,
 }
 
+/// Where what is in the files stands in a snapshot of them.
+const POLICY: usize = 0;
+const SUSPENDED: usize = 1;
+const DENY: usize = 2;
+
 impl Loader {
-    /// For a policy that lies in a file below `base`, or stands in the config file `config`.
-    pub fn new(source: &PolicySource, base: &Path, config: &Path, authenticators: BTreeSet<String>) -> Self {
-        let path = match source {
+    /// For the policy and the deny file that a config below `base`, in the file `config`, names.
+    pub fn new(values: &Config, base: &Path, config: &Path) -> Self {
+        let path = match &values.policy {
             PolicySource::File(path) => base.join(path),
             PolicySource::Inline(_) => config.to_owned(),
         };
-        Self { source: source.clone(), path, authenticators }
+        let deny = values.deny.as_ref().map(|path| base.join(path));
+        Self { source: values.policy.clone(), path, deny, setting: values.setting() }
     }
 
-    /// The files that decide, in the order that [`Loader::load`] takes their contents.
+    /// The files that decide, in the order that [`Loader::load`] takes their contents. A policy that stands in the config
+    /// needs no file; the config's is named for its place.
     pub fn files(&self) -> Vec<PathBuf> {
-        match self.source {
-            PolicySource::File(_) => vec![self.path.clone(), self.path.with_file_name("suspended")],
-            PolicySource::Inline(_) => Vec::new(),
-        }
+        let mut files = vec![self.path.clone(), self.path.with_file_name("suspended")];
+        files.extend(self.deny.clone());
+        files
     }
 
     /// Reads the files now, without following them.
@@ -96,28 +118,65 @@ impl Loader {
     /// # Errors
     /// When there is none, or it cannot be used.
     pub fn load(&self, contents: &Snapshot, now: SystemTime) -> Result<Policy, PolicyError> {
-        let compile = |file: &PolicyFile| {
-            compile(file, &self.authenticators, now).map_err(|problem| PolicyError::Rule {
-                path: self.path.clone(),
-                key: problem.key(),
-                problem,
-            })
-        };
-        if let PolicySource::Inline(file) = &self.source {
-            return compile(file);
-        }
-        let bytes = contents.first().and_then(Option::as_ref);
-        let bytes = bytes.ok_or_else(|| PolicyError::Missing { path: self.path.clone() })?;
-        let text = str::from_utf8(bytes).map_err(|_| PolicyError::NotText { path: self.path.clone() })?;
-        let file: PolicyFile = daemon::config::parse(text, &self.path).map_err(PolicyError::Parse)?;
-        Ok(compile(&file)?.suspend(self.is_suspended(contents)))
+        let (rules, deny) = (self.rules(contents, now)?, self.deny(contents)?);
+        Ok(rules.suspend(self.is_suspended(contents)).denying(deny))
     }
 
-    /// Whether the `suspended` file beside the policy says `true`.
-    fn is_suspended(&self, contents: &Snapshot) -> bool {
-        let file = contents.get(1).and_then(Option::as_ref);
-        matches!(self.source, PolicySource::File(_)) && file.is_some_and(|bytes| bytes.trim_ascii() == b"true")
+    /// The rules alone.
+    fn rules(&self, contents: &Snapshot, now: SystemTime) -> Result<Policy, PolicyError> {
+        if let PolicySource::Inline(file) = &self.source {
+            return compile(file, &self.setting, now).map_err(|problem| PolicyError::Rule {
+                path: self.path.clone(),
+                key: problem.key(),
+                problem: Box::new(problem),
+            });
+        }
+        let bytes = at(contents, POLICY).ok_or_else(|| PolicyError::Missing { path: self.path.clone() })?;
+        let text = str::from_utf8(bytes).map_err(|_| PolicyError::NotText { path: self.path.clone() })?;
+        self.parse(text, &self.path, now)
     }
+
+    /// The rules that a text makes; its place is for messages.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn parse(&self, text: &str, path: &Path, now: SystemTime) -> Result<Policy, PolicyError> {
+        daemon::config::parse_checked(text, path, |file: &PolicyFile| {
+            compile(file, &self.setting, now).map_err(|problem| (problem.key(), problem.to_string()))
+        })
+        .map_err(PolicyError::Parse)
+    }
+
+    /// The deny list alone.
+    fn deny(&self, contents: &Snapshot) -> Result<Deny, PolicyError> {
+        let Some(path) = &self.deny else { return Ok(Deny::default()) };
+        let text = at(contents, DENY).and_then(|bytes| str::from_utf8(bytes).ok());
+        let text = text.ok_or_else(|| PolicyError::DenyMissing { path: path.clone() })?;
+        let deny: Deny = daemon::config::parse(text, path).map_err(PolicyError::Deny)?;
+        for name in deny::unknown_authenticators(&deny, |name| self.setting.authenticators.contains_key(name)) {
+            tracing::warn!(path = %path.display(), authenticator = name, "the deny list names an authenticator that is not there");
+        }
+        Ok(deny)
+    }
+
+    /// Whether the `suspended` file beside the policy says so. What is neither a plain yes nor a plain no counts as yes:
+    /// somebody wanted to stop everything, and is believed.
+    fn is_suspended(&self, contents: &Snapshot) -> bool {
+        let Some(bytes) = at(contents, SUSPENDED) else { return false };
+        match bytes.trim_ascii() {
+            b"" | b"false" => false,
+            b"true" => true,
+            _ => {
+                let path = self.path.with_file_name("suspended");
+                tracing::error!(path = %path.display(), "neither `true` nor `false`; everything is suspended");
+                true
+            }
+        }
+    }
+}
+
+fn at(contents: &Snapshot, index: usize) -> Option<&Bytes> {
+    contents.get(index).and_then(Option::as_ref)
 }
 
 /// Loads the policy and follows it in a task of `context.shutdown`.
@@ -125,94 +184,133 @@ impl Loader {
 /// # Errors
 /// When there is no valid policy now.
 pub fn start(loader: Loader, journal: Journal, context: &Context) -> Result<watch::Receiver<Arc<Policy>>, PolicyError> {
-    let files = loader.files();
-    let mut changes =
-        if files.is_empty() { None } else { Some(daemon::watch::files(files).map_err(PolicyError::Watch)?) };
-    let contents = changes.as_mut().map(|changes| changes.borrow_and_update().clone()).unwrap_or_default();
+    let mut changes = daemon::watch::files_every(POLL, loader.files()).map_err(PolicyError::Watch)?;
+    let contents = changes.borrow_and_update().clone();
     let policy = loader.load(&contents, context.clock.now())?;
     announce(&journal, &Policy::default(), &policy, context.clock.now());
     let (publish, policies) = watch::channel(Arc::new(policy));
     let owned = context.clone();
-    context.shutdown.spawn(async move { follow_changes(&loader, changes, &publish, &journal, &owned).await });
+    context.shutdown.spawn(async move {
+        Follower { loader, contents, publish, journal, context: owned }.follow(changes).await;
+    });
     Ok(policies)
 }
 
-async fn follow_changes(
-    loader: &Loader,
-    mut changes: Option<watch::Receiver<Snapshot>>,
-    publish: &watch::Sender<Arc<Policy>>,
-    journal: &Journal,
-    context: &Context,
-) {
-    let mut looked = context.clock.now();
-    loop {
-        let now = context.clock.now();
-        let current = Arc::clone(&publish.borrow());
-        report_ended(journal, &current, looked, now, publish);
-        looked = now;
-        let expiry = current.next_expiry(now).and_then(|at| at.duration_since(now).ok());
-        let contents = tokio::select! {
-            biased;
-            // Streams go on while draining, and so does the policy's power over them; when the last one has ended,
-            // nobody listens any more.
-            () = publish.closed() => return,
-            () = context.shutdown.forced() => return,
-            contents = changed(&mut changes) => contents,
-            () = tokio::time::sleep(expiry.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) => continue,
-        };
-        match loader.load(&contents, context.clock.now()) {
-            Ok(policy) if policy == *current => {}
-            Ok(policy) => {
-                announce(journal, &current, &policy, context.clock.now());
-                publish.send_replace(Arc::new(policy));
-            }
-            Err(error) => {
-                let problem = daemon::process::explain(&error);
-                journal.tell("policy_refused", fields([("reason", Some(problem.as_str().into()))]));
-                tracing::error!(error = %problem, "the changed policy cannot be used; the old one stays in force");
-                // The kill switch works beside a broken policy, too; it stays thrown until a valid one says otherwise.
-                if loader.is_suspended(&contents) && !current.is_suspended() {
-                    let suspended = Policy::clone(&current).suspend(true);
-                    announce(journal, &current, &suspended, context.clock.now());
-                    publish.send_replace(Arc::new(suspended));
+/// Keeps the policy in force.
+struct Follower {
+    loader: Loader,
+    /// What was seen last.
+    contents: Snapshot,
+    publish: watch::Sender<Arc<Policy>>,
+    journal: Journal,
+    context: Context,
+}
+
+impl Follower {
+    async fn follow(mut self, mut changes: watch::Receiver<Snapshot>) {
+        let mut looked = self.context.clock.now();
+        loop {
+            let now = self.context.clock.now();
+            let current = Arc::clone(&self.publish.borrow());
+            report_ended(&self.journal, &current, looked, now, &self.publish);
+            looked = now;
+            let expiry = current.next_expiry(now).and_then(|at| at.duration_since(now).ok());
+            tokio::select! {
+                biased;
+                // Streams go on while draining, and so does the policy's power over them; when the last one has ended,
+                // nobody listens any more.
+                () = self.publish.closed() => return,
+                () = self.context.shutdown.forced() => return,
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        // The thread that reads the files has ended, which it only does with its last receiver.
+                        return;
+                    }
+                    let contents = changes.borrow_and_update().clone();
+                    self.take(contents, &current);
                 }
+                () = tokio::time::sleep(expiry.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN)) => {}
             }
         }
     }
-}
 
-async fn changed(changes: &mut Option<watch::Receiver<Snapshot>>) -> Snapshot {
-    if let Some(changes) = changes
-        && changes.changed().await.is_ok()
-    {
-        return changes.borrow_and_update().clone();
+    /// Puts in force what can be of these contents.
+    fn take(&mut self, contents: Snapshot, current: &Arc<Policy>) {
+        let now = self.context.clock.now();
+        // A policy whose file is as it was stays as it is: a break-glass rule in it may be over by now, or be too long for
+        // today's clock, and that is no reason to look at it otherwise.
+        let rules = if at(&contents, POLICY) == at(&self.contents, POLICY) {
+            Ok(None)
+        } else {
+            self.loader.rules(&contents, now).map(Some)
+        };
+        let deny = self.loader.deny(&contents);
+        let switch = self.loader.is_suspended(&contents);
+        self.contents = contents;
+        let deny = deny.unwrap_or_else(|error| {
+            self.complain("deny_refused", &error, "the changed deny file cannot be used; the old list stays in force");
+            current.deny().clone()
+        });
+        let next = match rules {
+            Ok(Some(rules)) => rules.suspend(switch),
+            Ok(None) => Policy::clone(current).suspend(switch),
+            Err(error) => {
+                self.complain(
+                    "policy_refused",
+                    &error,
+                    "the changed policy cannot be used; the old one stays in force",
+                );
+                Policy::clone(current).suspend(switch)
+            }
+        };
+        let next = next.denying(deny);
+        if next != **current {
+            announce(&self.journal, current, &next, now);
+            self.publish.send_replace(Arc::new(next));
+        }
     }
-    std::future::pending().await
+
+    fn complain(&self, kind: &'static str, error: &PolicyError, what: &'static str) {
+        let problem = daemon::process::explain(error);
+        self.journal.tell(kind, fields([("reason", Some(problem.as_str().into()))]));
+        tracing::error!(error = %problem, "{what}");
+    }
 }
 
 /// Says what a policy grants that the one before did not, and the other way round.
 fn announce(journal: &Journal, old: &Policy, new: &Policy, now: SystemTime) {
     let (added, removed) = old.difference(new);
+    let names = |rules: &[&Rule]| rules.iter().map(|rule| &**rule.name()).collect::<Vec<_>>().join(", ");
     tracing::info!(
         target: "audit",
         rules = new.rules().len(),
         suspended = new.is_suspended(),
-        granted = %added.join(", "),
-        revoked = %removed.join(", "),
+        denied = new.deny().len(),
+        granted = names(&added),
+        revoked = names(&removed),
         "policy in force"
     );
+    for rule in &removed {
+        tracing::info!(target: "audit", grant = %rule, "grant removed");
+    }
+    for rule in &added {
+        tracing::info!(target: "audit", grant = %rule, "grant added");
+    }
     audit::policy(journal, new, &added, &removed);
     if new.is_suspended() && !old.is_suspended() {
         tracing::warn!(target: "audit", "everything is suspended by the cluster owner");
     }
-    for rule in new.rules().iter().filter(|rule| added.contains(rule.name())) {
+    if old.is_suspended() && !new.is_suspended() {
+        tracing::warn!(target: "audit", "nothing is suspended any more");
+    }
+    for rule in added {
         let Some(glass) = rule.break_glass() else { continue };
-        let until = OffsetDateTime::from(glass.until).format(&Rfc3339).unwrap_or_default();
+        let until = glass.time();
         if glass.until > now {
-            tracing::warn!(target: "audit", rule = %rule.name(), %until, reason = %glass.reason, "break-glass rule in force");
+            tracing::warn!(target: "audit", rule = %rule.name(), until, reason = %glass.reason, "break-glass rule in force");
             audit::rule(journal, "break_glass_in_force", rule.name(), &glass.reason);
         } else {
-            tracing::warn!(target: "audit", rule = %rule.name(), %until, "break-glass rule is over and grants nothing");
+            tracing::warn!(target: "audit", rule = %rule.name(), until, "break-glass rule is over and grants nothing");
         }
     }
 }

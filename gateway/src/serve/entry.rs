@@ -30,7 +30,7 @@ use identity::{
     tls::{ServerTls, peer::peer_principal},
 };
 use proto::ws::{Role, stream::WsStream};
-use rustls::{ProtocolVersion, ServerConnection};
+use rustls::{ProtocolVersion, ServerConnection, pki_types::CertificateDer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -102,12 +102,21 @@ pub struct Admitted {
     pub peer: SocketAddr,
     /// The id that the listener gave it in the PROXY header.
     pub id: Option<String>,
-    /// Its client certificate's principal.
-    pub certificate: Option<Principal>,
+    /// Its client certificate.
+    pub certificate: Option<Certificate>,
     /// How it came in.
     pub way: Way,
     /// Its place among those who have proven nothing yet.
     pub ticket: Ticket,
+}
+
+/// A client certificate that a finished handshake has verified.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    /// Whom it names.
+    pub principal: Principal,
+    /// The chain that was shown, to be judged again when the CAs or their revocation lists change.
+    pub chain: Vec<CertificateDer<'static>>,
 }
 
 impl std::fmt::Debug for Admitted {
@@ -175,7 +184,7 @@ pub async fn admit(
     Ok(admitted)
 }
 
-type Opened = (Io, Way, Option<Principal>);
+type Opened = (Io, Way, Option<Certificate>);
 
 /// What may stand first, or behind a PROXY header.
 async fn outer(mut io: Peeked<TcpStream>, trusted: Trusted, tls: &ServerTls) -> Result<Opened, Refusal> {
@@ -211,7 +220,7 @@ async fn outer(mut io: Peeked<TcpStream>, trusted: Trusted, tls: &ServerTls) -> 
 
 /// The upgrade, and what may stand behind it. `bare` is what the connection is without an inner session, if the session
 /// around it suffices.
-async fn websocket(io: Io, bare: Option<(Way, Option<Principal>)>, tls: &ServerTls) -> Result<Opened, Refusal> {
+async fn websocket(io: Io, bare: Option<(Way, Option<Certificate>)>, tls: &ServerTls) -> Result<Opened, Refusal> {
     // Only this layer's bytes are looked at here; what was read is counted where it leaves the socket.
     let mut io = Peeked::new(io, Allowance::counted_elsewhere());
     io.fill(PREFACE.len()).await?;
@@ -238,8 +247,10 @@ async fn websocket(io: Io, bare: Option<(Way, Option<Principal>)>, tls: &ServerT
     }
 }
 
-fn certificate(session: &ServerConnection) -> Result<Option<Principal>, Refusal> {
-    session.peer_certificates().map(peer_principal).transpose().map_err(Refusal::Certificate)
+fn certificate(session: &ServerConnection) -> Result<Option<Certificate>, Refusal> {
+    let Some(chain) = session.peer_certificates() else { return Ok(None) };
+    let principal = peer_principal(chain).map_err(Refusal::Certificate)?;
+    Ok(Some(Certificate { principal, chain: chain.iter().cloned().map(CertificateDer::into_owned).collect() }))
 }
 
 #[cfg(test)]

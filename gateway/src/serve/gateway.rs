@@ -15,11 +15,12 @@ use tokio::{net::TcpStream, sync::watch, time::Instant};
 use super::{
     cluster::Shown,
     config::{Limits, Networks},
+    limits::Ledger,
     metrics::Metrics,
     session::caller::Caller,
-    target::{dial, dial::Judged, kubernetes::Api, manner::Manners, pools::Pools, resolve::Resolver},
+    target::{dial, dial::Judged, kubernetes::Api, manner::Manners, naming::Naming, pools::Pools, resolve::Resolver},
 };
-use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why, kubernetes::Identity};
+use crate::policy::{Ask, Denial, Host, Policy, Question, Rule, decide::Why, deny::Denied, kubernetes::Identity};
 
 /// Names of minor features that `Describe` tells; "kubernetes" besides, where the API server is a target.
 const FEATURES: &[&str] = &["http", "https", "h2", "upgrade", "tcp", "unix", "watch"];
@@ -43,6 +44,10 @@ pub struct Gateway {
     pub shown: Arc<Shown>,
     /// Names to addresses.
     pub resolver: Resolver,
+    /// What everybody has of what all share.
+    pub ledger: Arc<Ledger>,
+    /// How targets are told who calls.
+    pub naming: Naming,
     /// How targets are spoken to.
     pub manners: ArcSwap<Manners>,
     /// The API server, if it is a target.
@@ -129,7 +134,7 @@ impl Gateway {
         let policy = Arc::clone(&self.policies.borrow());
         let question = self.question(caller, ask, false);
         let rule = policy.decide(&question).map_err(|denial| denied(&denial))?;
-        let addresses = dial::resolve(&self.resolver, host, deadline).await?;
+        let addresses = dial::resolve(&self.resolver, host, &caller.subject, deadline).await?;
         let judged = Judged::new(&addresses, port, &self.networks);
         let (rule, external, addresses) = match (judged.inside.is_empty(), judged.external.is_empty()) {
             (true, true) => return Err(judged.refusal()),
@@ -201,7 +206,10 @@ impl Gateway {
 fn denied(denial: &Denial) -> Failure {
     let code = match denial.why {
         Why::AmbiguousPath => Code::AmbiguousPath,
-        Why::Suspended | Why::NoRule => Code::PolicyDenied,
+        Why::SubjectDenied(Denied::Token | Denied::Key) | Why::ActorDenied(Denied::Token | Denied::Key) => {
+            Code::TokenRefused
+        }
+        Why::Suspended | Why::SubjectDenied(_) | Why::ActorDenied(_) | Why::NoRule => Code::PolicyDenied,
     };
     Failure::before_target(code, denial.to_string())
 }

@@ -66,6 +66,8 @@ fn fixed(config: &Config) -> Vec<(&'static str, String)> {
         ("networks", format!("{:?}", config.networks)),
         ("authenticators", format!("{:?}", config.authenticators)),
         ("policy", format!("{:?}", config.policy)),
+        ("deny", format!("{:?}", config.deny)),
+        ("identity_headers", format!("{:?}", config.identity_headers)),
         ("kubernetes", format!("{:?}", config.kubernetes)),
         ("audit", format!("{:?}", config.audit)),
         ("limits", format!("{:?}", config.limits)),

@@ -6,12 +6,14 @@
 
 pub mod caller;
 mod forward;
+mod holder;
 mod kubernetes;
 pub mod record;
 pub mod revoked;
 pub mod services;
 
 use std::{
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -20,6 +22,7 @@ use std::{
 };
 
 use proto::tunnel::{
+    failure::Failure,
     server::{self, Call, Server},
     settings::Settings,
 };
@@ -29,13 +32,15 @@ use tokio::{
 };
 
 use self::{
-    caller::Binding,
+    caller::{Binding, Caller},
+    holder::Standing,
     record::{TunnelFacts, TunnelRecord},
     services::Services,
 };
 use super::{
     entry::{Admitted, Io, gate::Ticket},
     gateway::Gateway,
+    limits::TunnelPlace,
 };
 
 /// A tunnel whose peer has proven nothing by then is ended (SD-10).
@@ -58,15 +63,32 @@ pub(crate) struct Tunnel {
     pub(super) services: Arc<Services>,
     pub(super) facts: Arc<TunnelFacts>,
     pub(super) binding: Binding,
+    standing: Standing,
     proven: AtomicBool,
     /// Until then it counts among the handshakes in flight, so that idle strangers cannot take every tunnel's place.
     ticket: Mutex<Option<Ticket>>,
     strikes: AtomicU32,
+    /// Its place among the tunnels of its actor, as soon as there is one.
+    place: Mutex<Option<TunnelPlace>>,
 }
 
 impl Tunnel {
+    /// Takes a place among the tunnels of the actor that is bound to it, if it has none yet.
+    ///
+    /// # Errors
+    /// `LimitReached`; it may be tried again.
+    fn take_place(&self) -> Result<(), Failure> {
+        let Some(actor) = self.binding.actor() else { return Ok(()) };
+        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+        if place.is_none() {
+            *place = Some(self.gateway.ledger.tunnel(&actor)?);
+        }
+        Ok(())
+    }
+
     /// Somebody has proven who they are.
-    fn proven(&self) {
+    fn proven(&self, caller: &Caller) {
+        self.standing.used_by(caller);
         if !self.proven.swap(true, Ordering::Relaxed) {
             self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
@@ -109,13 +131,27 @@ pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc
     let accepted = tokio::time::timeout(PROOF_DEADLINE, server::accept(io, settings)).await;
     let server = match accepted {
         Ok(Ok(server)) => server,
-        Ok(Err(error)) => return record.ended = Some(format!("not HTTP/2: {}", daemon::process::explain(&error))),
+        Ok(Err(error)) => {
+            return record.ended = Some(format!("not HTTP/2: {}", daemon::process::explain_in_line(&error)));
+        }
         Err(_) => return record.ended = Some("no HTTP/2 preface in time".to_owned()),
     };
     let proven = AtomicBool::new(certificate.is_some());
-    let binding = Binding::new(certificate);
+    let (holder, chain) = certificate.map(|shown| (shown.principal, shown.chain)).unzip();
+    let (binding, standing) = (Binding::new(holder), Standing::new(chain));
     let ticket = Mutex::new(if proven.load(Ordering::Relaxed) { None } else { Some(ticket) });
-    let tunnel = Arc::new(Tunnel { gateway, services, facts, binding, proven, ticket, strikes: AtomicU32::new(0) });
+    let strikes = AtomicU32::new(0);
+    let tunnel = Arc::new(Tunnel {
+        gateway,
+        services,
+        facts,
+        binding,
+        standing,
+        proven,
+        ticket,
+        strikes,
+        place: Mutex::default(),
+    });
     let ended = serve(server, &tunnel, &mut record).await;
     record.actor = tunnel.binding.actor();
     record.ended = Some(ended);
@@ -127,6 +163,7 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
     let proof_deadline = Instant::now() + PROOF_DEADLINE;
     let mut streams = JoinSet::new();
     let mut phase = Phase::Open;
+    let mut lost = pin!(holder::lost(tunnel));
     loop {
         let timer = match phase {
             Phase::Noticed(until) | Phase::Forced(until) => Some(until),
@@ -149,6 +186,7 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
                 Phase::Open | Phase::Draining if tunnel.is_proven() => {}
                 Phase::Open | Phase::Draining => return "nobody proved who they are".to_owned(),
             },
+            reason = &mut lost => return reason,
             // Before new calls, or a flood of them would put off what ended ones have to say.
             Some(ended) = streams.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
@@ -171,7 +209,7 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
                     record.streams += 1;
                     streams.spawn(services::serve(other, Arc::clone(tunnel)));
                 }
-                Some(Err(error)) => return format!("lost: {}", daemon::process::explain(&error)),
+                Some(Err(error)) => return format!("lost: {}", daemon::process::explain_in_line(&error)),
                 None => return "closed in good order".to_owned(),
             },
         }

@@ -8,6 +8,7 @@ pub mod head;
 pub mod http;
 pub mod kubernetes;
 pub mod manner;
+pub mod naming;
 pub mod pipe;
 pub mod pool;
 pub mod pools;

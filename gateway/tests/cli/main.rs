@@ -122,6 +122,59 @@ fn a_policy_that_cannot_be_used_is_bad_configuration() {
 }
 
 #[test]
+fn policy_diff_tells_each_grant_that_another_file_adds_or_takes_away() {
+    let folder = folder(POLICY);
+    let diff = |text: &str| {
+        std::fs::write(folder.path().join("other.yaml"), text).unwrap();
+        gateway(folder.path(), &["policy", "diff", "-c", "gateway.yaml", "other.yaml"])
+    };
+    assert_eq!(diff(POLICY), (0, String::new(), String::new()));
+    let other = POLICY.replace("[GET, POST]", "[GET]").replace("name: notebooks", "name: hub");
+    let (code, told, _) = diff(&format!("suspended: true{other}"));
+    assert_eq!(code, 1);
+    assert_eq!(
+        told,
+        "- scoring: entra/alice may http GET,POST *.models.svc:80 {/v1/**,/score}
+- notebooks: entra/group:scientists may http any method hub.jupyter.svc:8000, upgrade to websocket
++ scoring: entra/alice may http GET *.models.svc:80 {/v1/**,/score}
++ hub: entra/group:scientists may http any method hub.jupyter.svc:8000, upgrade to websocket
++ suspended: everything
+"
+    );
+    let (code, told, complaint) =
+        diff("rules:\n  - name: r\n    who: { authenticator: entar, subjects: [a] }\n    describe: {}\n");
+    assert_eq!((code, told.as_str()), (64, ""));
+    assert!(complaint.contains("other.yaml:2:") && complaint.contains("no authenticator \"entar\""), "{complaint}");
+    let (code, _, complaint) = gateway(folder.path(), &["policy", "diff", "-c", "gateway.yaml", "absent.yaml"]);
+    assert_eq!(code, 1);
+    assert!(complaint.contains("absent.yaml cannot be read"), "{complaint}");
+}
+
+#[test]
+fn policy_test_knows_the_deny_file_and_claims() {
+    let folder = folder(
+        &POLICY.replace("subjects: [alice] }\n    http", "subjects: [alice], claims: { team: [ml] } }\n    http"),
+    );
+    let config = format!(
+        "{}deny: deny.yaml\n",
+        CONFIG.replace("jwks: { file: jwks.json }", "claims: [team], jwks: { file: jwks.json }")
+    );
+    std::fs::write(folder.path().join("gateway.yaml"), config).unwrap();
+    let question = &["--as", "entra/alice", "--claim", "team=ml", "http://scorer.models.svc/v1/x"];
+    std::fs::write(folder.path().join("deny.yaml"), "jti: [x]").unwrap();
+    assert_eq!(test(folder.path(), question).0, 0);
+    assert_eq!(test(folder.path(), &["--as", "entra/alice", "http://scorer.models.svc/v1/x"]).0, 1);
+    std::fs::write(folder.path().join("deny.yaml"), "subjects: [entra/alice]").unwrap();
+    let (code, told, _) = test(folder.path(), question);
+    assert_eq!(code, 1);
+    assert!(told.starts_with("denied: the subject is on the cluster owner's deny list"), "{told}");
+    std::fs::remove_file(folder.path().join("deny.yaml")).unwrap();
+    let (code, _, complaint) = test(folder.path(), question);
+    assert_eq!(code, 64);
+    assert!(complaint.contains("deny.yaml"), "{complaint}");
+}
+
+#[test]
 fn trust_export_prints_the_file_and_the_line_to_compare_apart() {
     let folder = folder(POLICY);
     let (status, stdout, stderr) = gateway(folder.path(), &["trust", "export", "-c", "gateway.yaml"]);

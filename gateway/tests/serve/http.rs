@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use proto::tunnel::{
     failure::{Code, Reached},
-    pb::{Field, Fin, HttpRequest, forward_response},
+    pb::{Field, Fin, HttpRequest, Open, forward_response},
     receive::Part,
 };
+use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
@@ -120,7 +121,59 @@ async fn the_target_sees_its_own_name_and_no_forged_fields() {
     assert!(seen.contains(&format!("\"host\": \"scorer.models.svc:{}\"", target.address.port())), "{seen}");
     assert!(seen.contains("\"x-forwarded-for\": \"127.0.0.1\""), "{seen}");
     assert!(seen.contains("of-the-application"), "{seen}");
+    assert!(seen.contains("\"x-real-ip\": \"127.0.0.1\"") && seen.contains("\"causeway-hops\": \"1\""), "{seen}");
     assert!(!seen.contains("forged") && !seen.contains("1.2.3.4") && !seen.contains("/admin"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_target_is_told_who_calls_and_the_caller_cannot_say_it_for_itself() {
+    let target = Target::http().await;
+    let world = World::start(Setup {
+        rules: rules(target.address),
+        targets: &[("scorer.models.svc", target.address)],
+        more: "identity_headers: { subject: X-Remote-Subject, actor: X-Remote-Actor, groups: X-Remote-Groups }",
+    })
+    .await;
+    let request = HttpRequest {
+        fields: vec![
+            field("x-remote-subject", "forged"),
+            field("X-Remote-Groups", "forged"),
+            field("x_remote_groups", "forged"),
+            field("x-remote_actor", "forged"),
+        ],
+        ..get(target.address, "/v1/head")
+    };
+    let groups = json!({ "groups": ["ml", "a,b"], "roles": ["reader"] });
+    let token = world.token_with("alice", 600, groups);
+    let answer = fetch(&world.held().await, &token, request).await.unwrap();
+    let seen = String::from_utf8(answer.body.to_vec()).unwrap();
+    assert!(!seen.contains("forged"), "{seen}");
+    for (name, value) in
+        [("x-remote-subject", "corp/alice"), ("x-remote-actor", "corp/connector"), ("x-remote-groups", "ml,reader")]
+    {
+        assert!(seen.contains(&format!("\"{name}\": \"{value}\"")), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn gateways_are_counted_on_and_a_loop_ends() {
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let ask = |hops| {
+        let open = Open { hops, ..open_http(get(target.address, "/v1/head")) };
+        let (tunnel, token) = (tunnel.clone(), world.token("alice"));
+        async move {
+            let (mut sender, mut receiver) = tunnel.forward(subject(&token), open).await?;
+            sender.fin(Fin::default()).await?;
+            receive(&mut receiver).await
+        }
+    };
+    let answer = ask(3).await.unwrap();
+    assert!(String::from_utf8_lossy(&answer.body).contains("\"causeway-hops\": \"4\""));
+    for hops in [4, u32::MAX] {
+        assert_eq!(ask(hops).await.unwrap_err().code, Code::LimitReached);
+    }
 }
 
 #[tokio::test]

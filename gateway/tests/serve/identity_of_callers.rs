@@ -51,7 +51,9 @@ async fn tokens_that_are_not_right_are_refused_with_the_reason() {
     assert_eq!(target.count(), 0);
     drop(tunnel);
     world.drain(Duration::from_secs(5)).await;
-    assert_eq!(lines.access("forward").len(), 5, "each refusal is one line");
+    let refused = lines.access("http");
+    assert_eq!(refused.len(), 5, "each refusal is one line, and says what was wanted");
+    assert!(refused.iter().all(|line| line["target_host"] == format!("scorer.models.svc:{}", target.address.port())));
 }
 
 #[tokio::test]

@@ -49,15 +49,113 @@ async fn a_broken_policy_file_leaves_the_old_one_in_force() {
     let target = Target::http().await;
     let world = World::with_http(target.address).await;
     let tunnel = world.held().await;
+    // What its text gives away, and what only shows when it is held against the gateway's config.
+    for (policy, place, key) in [
+        ("rules:\n  - name: broken\n", "policy.yaml:2:", "rules[0]"),
+        (
+            "rules:\n  - name: a\n    who: { authenticator: corp, subjects: [a] }\n    htpp: {}\n",
+            "policy.yaml:4:",
+            "htpp",
+        ),
+        (
+            "rules:\n  - name: a\n    who: { authenticator: crop, subjects: [a] }\n    describe: {}\n",
+            "policy.yaml:2:",
+            "no authenticator \\\"crop\\\"",
+        ),
+    ] {
+        world.write_policy(policy);
+        lines.wait_for(key).await;
+        let line = lines.text().lines().find(|line| line.contains(key)).unwrap().to_owned();
+        assert!(line.contains("the old one stays in force") && line.contains(place), "{line}");
+        assert!(fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.is_ok());
+    }
+}
+
+#[tokio::test]
+async fn a_reload_tells_each_grant_that_it_adds_or_takes_away() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    world.write_policy(&rules(target.address).replace("methods: [GET, HEAD, POST]", "methods: [GET]"));
+    lines.wait_for("\"grant\":\"scoring: corp/alice may http GET *.models.svc").await;
+    let text = lines.text();
+    let told = |message: &str, grant: &str| text.lines().any(|line| line.contains(message) && line.contains(grant));
+    assert!(told("grant removed", "scoring: corp/alice may http GET,HEAD,POST *.models.svc"), "{text}");
+    assert!(!told("grant removed", "connectors:"), "what has not changed is not told");
+}
+
+#[tokio::test]
+async fn the_kill_switch_acts_within_a_second_even_beside_a_broken_policy() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
     world.write_policy("rules: [{ name: broken }]");
-    timeout(PATIENCE, async {
-        while !lines.text().contains("the old one stays in force") {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    lines.wait_for("the old one stays in force").await;
+    // Whatever is neither a plain yes nor a plain no counts as yes.
+    for text in ["true\n", "yes, please"] {
+        let open = open_http(post(target.address, "/v1/echo"));
+        let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+        sender.data(Bytes::from_static(b"a")).await.unwrap();
+        receiver.next().await.unwrap().unwrap();
+        let begin = std::time::Instant::now();
+        world.write("suspended", text);
+        let failure = receive(&mut receiver).await.unwrap_err();
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        assert!(failure.message.contains("the cluster owner has suspended everything"), "{failure}");
+        assert!(fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.is_err());
+        world.write("suspended", "false");
+        timeout(PATIENCE, async {
+            while fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("the policy that was in force serves again");
+    }
+}
+
+#[tokio::test]
+async fn an_emergency_grant_is_told_at_every_step_and_its_end_ends_its_streams() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let world = World::start(Setup {
+        rules: rules(target.address),
+        targets: &[("scorer.models.svc", target.address)],
+        more: "audit: { file: audit.jsonl, required: true }",
     })
-    .await
-    .expect("the broken file is noticed");
-    assert!(fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.is_ok());
+    .await;
+    let tunnel = world.held().await;
+    let ends = time::OffsetDateTime::now_utc() + Duration::from_secs(6);
+    let until = ends.format(&time::format_description::well_known::Rfc3339).unwrap();
+    world.write_policy(&format!(
+        "{}  - name: emergency
+    who: {{ authenticator: corp, subjects: [dave] }}
+    http: {{ hosts: [scorer.models.svc], ports: [{}] }}
+    until: {until}
+    reason: ticket 4711
+",
+        rules(target.address),
+        target.address.port()
+    ));
+    lines.wait_for("break-glass rule in force").await;
+    let open = open_http(post(target.address, "/v1/echo"));
+    let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("dave")), open).await.unwrap();
+    sender.data(Bytes::from_static(b"a")).await.unwrap();
+    let failure = receive(&mut receiver).await.unwrap_err();
+    assert_eq!(failure.code, Code::PolicyDenied);
+    assert!(failure.message.contains("rule \"emergency\" lacks time (its `until` is past)"), "{failure}");
+    assert!(time::OffsetDateTime::now_utc() >= ends, "and not sooner");
+    let text = lines.text();
+    for told in ["break-glass rule in force", "break-glass rule used", "break-glass rule has ended"] {
+        let line = text.lines().find(|line| line.contains(told)).unwrap_or_else(|| panic!("{told}: {text}"));
+        assert!(line.contains("\"WARN\"") && line.contains("emergency") && line.contains("ticket 4711"), "{line}");
+    }
+    fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.unwrap();
+    let audit = std::fs::read_to_string(world.path("audit.jsonl")).unwrap();
+    for kind in ["break_glass_in_force", "break_glass_used", "break_glass_ended"] {
+        assert!(audit.contains(&format!("\"kind\":\"{kind}\"")), "{audit}");
+    }
 }
 
 #[tokio::test]

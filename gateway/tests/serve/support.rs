@@ -11,13 +11,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use daemon::{process::Context, workers::Workers};
+use daemon::{clock::SharedClock, process::Context, workers::Workers};
 use gateway::{serve, trust::TrustFile};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::{
     jwt::Signer,
     secret::Secret,
-    tls::cluster::{ClusterTrust, inner_name},
+    tls::cluster::{ClientCertificate, ClusterTrust, inner_name},
 };
 use proto::tunnel::{
     client::{self, Client},
@@ -26,7 +26,7 @@ use proto::tunnel::{
     receive::{Part, Receiver},
     settings::Settings,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{net::TcpStream, task::JoinSet};
 use tokio_rustls::TlsConnector;
 
@@ -55,18 +55,33 @@ pub(crate) struct Setup<'a> {
     pub(crate) more: &'a str,
 }
 
+/// What lies beside the gateway's config, and more of it.
+#[derive(Default)]
+pub(crate) struct Beside<'a> {
+    /// Files in its folder.
+    pub(crate) files: &'a [(&'a str, &'a str)],
+    /// More keys of `listen`, after a comma.
+    pub(crate) listen: &'a str,
+    /// More lines of `authenticators`.
+    pub(crate) authenticators: &'a str,
+    /// The clock it goes by.
+    pub(crate) clock: Option<SharedClock>,
+}
+
+fn networks(targets: &[(&str, SocketAddr)]) -> String {
+    let hosts: Vec<_> = targets.iter().map(|(name, at)| format!("{name}: {}", at.ip())).collect();
+    let exceptions: Vec<_> = targets.iter().map(|(_, at)| format!("\"{at}\"")).collect();
+    format!("hosts: {{ {} }}, exceptions: [{}]", hosts.join(", "), exceptions.join(", "))
+}
+
 impl World {
     pub(crate) async fn start(setup: Setup<'_>) -> Self {
-        let hosts: Vec<_> = setup.targets.iter().map(|(name, at)| format!("{name}: {}", at.ip())).collect();
-        let exceptions: Vec<_> = setup.targets.iter().map(|(_, at)| format!("\"{at}\"")).collect();
-        let networks = format!("hosts: {{ {} }}, exceptions: [{}]", hosts.join(", "), exceptions.join(", "));
-        Self::start_from(&setup.rules, &networks, setup.more, Workers::default()).await
+        Self::start_from(&setup.rules, &networks(setup.targets), setup.more, Workers::default()).await
     }
 
     /// A gateway with one HTTP target, whose tunnels run on these workers.
     pub(crate) async fn on_workers(target: SocketAddr, workers: Workers) -> Self {
-        let networks = format!("hosts: {{ scorer.models.svc: {} }}, exceptions: [\"{target}\"]", target.ip());
-        Self::start_from(&rules(target), &networks, "", workers).await
+        Self::start_from(&rules(target), &networks(&[("scorer.models.svc", target)]), "", workers).await
     }
 
     /// A gateway with these `networks`.
@@ -74,23 +89,42 @@ impl World {
         Self::start_from(&rules, networks, "", Workers::default()).await
     }
 
+    /// A gateway with this besides.
+    pub(crate) async fn start_beside(setup: Setup<'_>, beside: Beside<'_>) -> Self {
+        let networks = networks(setup.targets);
+        Self::start_from_all(&setup.rules, &networks, setup.more, Workers::default(), beside).await
+    }
+
     async fn start_from(rules: &str, networks: &str, more: &str, workers: Workers) -> Self {
+        Self::start_from_all(rules, networks, more, workers, Beside::default()).await
+    }
+
+    async fn start_from_all(rules: &str, networks: &str, more: &str, workers: Workers, beside: Beside<'_>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let signer = Signer::generate("k1");
         std::fs::write(folder.path().join("jwks.json"), signer.jwks()).unwrap();
         std::fs::write(folder.path().join("policy.yaml"), rules).unwrap();
+        for (name, text) in beside.files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let (listen, authenticators) = (beside.listen, beside.authenticators);
         let config = format!(
             "cluster: factory-a
-listen: {{ address: 127.0.0.1:0 }}
+listen: {{ address: 127.0.0.1:0{listen} }}
 identity: {{ directory: identity }}
 networks: {{ {networks} }}
-authenticators: {{ corp: {{ issuer: \"{ISSUER}\", audience: \"{AUDIENCE}\", jwks: {{ file: jwks.json }} }} }}
+authenticators:
+  corp: {{ issuer: \"{ISSUER}\", audience: \"{AUDIENCE}\", jwks: {{ file: jwks.json }}, claims: [team] }}
+{authenticators}
 policy: policy.yaml
 {more}"
         );
         let path = folder.path().join("gateway.yaml");
         std::fs::write(&path, config).unwrap();
-        let context = Context { workers, ..Context::new("causeway_gateway") };
+        let mut context = Context { workers, ..Context::new("causeway_gateway") };
+        if let Some(clock) = beside.clock {
+            context.clock = clock;
+        }
         let loaded = daemon::config::load::<serve::Config>(&path, &[]).unwrap();
         let running = serve::start(loaded, context.clone()).await.unwrap();
         let exported = gateway::trust::export(&folder.path().join("identity"), "factory-a").unwrap();
@@ -104,10 +138,14 @@ policy: policy.yaml
     }
 
     pub(crate) fn write_policy(&self, rules: &str) {
-        // Renamed into place, as an editor or a volume does it.
-        let draft = self.folder.path().join("policy.next");
-        std::fs::write(&draft, rules).unwrap();
-        std::fs::rename(draft, self.folder.path().join("policy.yaml")).unwrap();
+        self.write("policy.yaml", rules);
+    }
+
+    /// Renamed into place, as an editor or a volume does it.
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let draft = self.folder.path().join(format!("{name}.next"));
+        std::fs::write(&draft, text).unwrap();
+        std::fs::rename(draft, self.folder.path().join(name)).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -120,24 +158,42 @@ policy: policy.yaml
 
     /// A token that ends in so many seconds.
     pub(crate) fn token_for(&self, subject: &str, seconds: i64) -> Secret {
+        self.token_with(subject, seconds, json!({}))
+    }
+
+    /// The same with more claims.
+    pub(crate) fn token_with(&self, subject: &str, seconds: i64, more: Value) -> Secret {
         let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
-        self.signer.sign(&json!({
-            "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now - 600, "exp": now + seconds,
-        }))
+        let mut claims =
+            json!({ "iss": ISSUER, "aud": AUDIENCE, "sub": subject, "iat": now - 600, "exp": now + seconds });
+        for (name, value) in more.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.signer.sign(&claims)
     }
 
     /// A tunnel in an inner session, with nobody bound to it.
     pub(crate) async fn tunnel(&self) -> Client {
+        self.tunnel_showing(None).await
+    }
+
+    /// The same, with a client certificate.
+    pub(crate) async fn tunnel_showing(&self, certificate: Option<&ClientCertificate>) -> Client {
+        self.try_tunnel_showing(certificate).await.unwrap()
+    }
+
+    /// The same, if it comes about.
+    pub(crate) async fn try_tunnel_showing(&self, certificate: Option<&ClientCertificate>) -> anyhow::Result<Client> {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let connector = TlsConnector::from(self.trust.inner_client(None).unwrap());
-        let session = connector.connect(inner_name(), tcp).await.unwrap();
-        let (client, driver) = client::connect(session, Settings::default()).await.unwrap();
+        let connector = TlsConnector::from(self.trust.inner_client(certificate).unwrap());
+        let session = connector.connect(inner_name(), tcp).await?;
+        let (client, driver) = client::connect(session, Settings::default()).await?;
         self.tasks.lock().unwrap().spawn(async move {
             // How a tunnel ends is for the tests to see at its client.
             let _ = driver.await;
         });
-        client
+        Ok(client)
     }
 
     /// A tunnel held by the connector.

@@ -39,6 +39,9 @@ pub(super) struct Judged {
     pub(super) groups: Vec<String>,
     pub(super) roles: Vec<String>,
     pub(super) scopes: Vec<String>,
+    pub(super) claims: Vec<(String, String)>,
+    /// `jti`.
+    pub(super) token_id: Option<String>,
     pub(super) expires: SystemTime,
 }
 
@@ -128,7 +131,18 @@ impl<'a> Parts<'a> {
                 Some(_) => return Err(JwtError::ScopeType),
             }
         }
-        Ok(Judged { subject, groups, roles, scopes, expires })
+        let mut claims = Vec::new();
+        for name in &rules.claims {
+            let values = match claim(name) {
+                None => &[][..],
+                Some(Value::Array(list)) => list,
+                Some(one) => std::slice::from_ref(one),
+            };
+            claims.extend(values.iter().filter_map(plain).map(|value| (name.clone(), value)));
+        }
+        // A `jti` that is no text cannot be on anybody's list.
+        let token_id = claim("jti").and_then(Value::as_str).map(str::to_owned);
+        Ok(Judged { subject, groups, roles, scopes, claims, token_id, expires })
     }
 }
 
@@ -162,6 +176,15 @@ fn owned(texts: Vec<&str>) -> Vec<String> {
 
 fn texts(list: &[Value]) -> Option<Vec<&str>> {
     list.iter().map(Value::as_str).collect()
+}
+
+/// A claim's value as a rule compares it; what is neither text, number nor boolean is no value that a rule could name.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 /// A NumericDate (RFC 7519 section 2): seconds, perhaps with a fraction, which is cut off.

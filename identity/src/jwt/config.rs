@@ -34,6 +34,10 @@ pub struct AuthenticatorConfig {
     /// `preferred_username`, …) are refused.
     #[serde(default = "subject_default")]
     pub subject: String,
+    /// Claims whose values rules of a policy may ask for, beside groups and roles: texts, numbers, booleans, or lists of
+    /// them. Claims that can be changed by their owner are refused, as for `subject`. Default: none.
+    #[serde(default)]
+    pub claims: Vec<String>,
     /// Allowed algorithms, asymmetric only; default RS256 and ES256.
     #[serde(default)]
     pub algorithms: Vec<String>,
@@ -66,6 +70,8 @@ pub(super) struct Rules {
     pub(super) issuer: String,
     pub(super) audience: String,
     pub(super) subject: String,
+    /// Kept for policies.
+    pub(super) claims: Vec<String>,
     pub(super) algorithms: Vec<Algorithm>,
     /// Lower case, without `application/`.
     pub(super) types: Vec<String>,
@@ -85,6 +91,11 @@ impl Rules {
             let claim = &config.subject;
             return Err(format!("`subject: {claim}` can be changed by its owner; use `sub`, or `oid` for Entra"));
         }
+        if let Some(claim) =
+            config.claims.iter().find(|claim| claim.is_empty() || MUTABLE_CLAIMS.contains(&claim.as_str()))
+        {
+            return Err(format!("`claims: {claim}` can be changed by its owner; no rule may rest on it"));
+        }
         let leeway = config.leeway.map_or(LEEWAY, |span| span.0);
         if leeway > MAX_LEEWAY {
             return Err("`leeway` is at most 10m".to_owned());
@@ -94,6 +105,7 @@ impl Rules {
             issuer: config.issuer.clone(),
             audience: config.audience.clone(),
             subject: config.subject.clone(),
+            claims: config.claims.clone(),
             algorithms: algorithms(&config.algorithms)?,
             types,
             leeway,

@@ -57,13 +57,17 @@ impl KeySet {
         if keys.is_empty() { Err(KeySetError::Empty) } else { Ok(Self { keys }) }
     }
 
-    /// Keys that may have signed a token with this head.
-    pub(super) fn candidates(&self, id: Option<&str>, algorithm: Algorithm) -> impl Iterator<Item = &DecodingKey> {
+    /// Keys that may have signed a token with this head, with the name that the set gives them.
+    pub(super) fn candidates(
+        &self,
+        id: Option<&str>,
+        algorithm: Algorithm,
+    ) -> impl Iterator<Item = (Option<&str>, &DecodingKey)> {
         self.keys
             .iter()
             .filter(move |key| key.algorithms.contains(&algorithm))
             .filter(move |key| id.is_none() || key.id.is_none() || key.id.as_deref() == id)
-            .map(|key| &key.decoding)
+            .map(|key| (key.id.as_deref(), &key.decoding))
             .take(MAX_TRIES)
     }
 

@@ -106,6 +106,23 @@ async fn a_good_token_gives_its_principal() {
 }
 
 #[tokio::test]
+async fn a_principal_says_what_it_was_proven_by_and_which_claims_a_policy_may_ask_for() {
+    let world = World::new();
+    let authenticators = world.start(json!({ "claims": ["team", "azp", "absent"] })).await;
+    let token = world.token(json!({ "jti": "t-1", "team": ["ml", 7, {}], "azp": "app", "other": "x" }));
+    let principal = authenticators.verify(token.expose()).await.unwrap();
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(principal.claims(), [pair("team", "ml"), pair("team", "7"), pair("azp", "app")]);
+    assert_eq!(principal.proof().token_id.as_deref(), Some("t-1"));
+    assert_eq!(principal.proof().key_id.as_deref(), Some("key-1"));
+    // Whoever leaves the key's name out is still known to have used it.
+    let signed = world.signer.sign_with(&json!({ "alg": "ES256" }), &claims(json!({})));
+    let principal = authenticators.verify(signed.expose()).await.unwrap();
+    assert_eq!(principal.proof().key_id.as_deref(), Some("key-1"));
+    assert_eq!(principal.proof().token_id, None);
+}
+
+#[tokio::test]
 async fn scopes_are_words_or_a_list_under_either_name() {
     let world = World::new();
     let authenticators = world.start(json!({})).await;
@@ -498,6 +515,7 @@ async fn settings_that_cannot_be_safe_are_refused_by_name() {
     for (text, word) in [
         (json!({ "subject": "email" }), "email"),
         (json!({ "subject": "upn" }), "upn"),
+        (json!({ "claims": ["team", "preferred_username"] }), "preferred_username"),
         (json!({ "issuer": "" }), "issuer"),
         (json!({ "audience": "" }), "audience"),
         (json!({ "leeway": "11m" }), "leeway"),

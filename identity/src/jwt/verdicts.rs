@@ -83,6 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::principal::Proof;
 
     fn principal() -> Principal {
         Principal {
@@ -91,6 +92,8 @@ mod tests {
             groups: [].into(),
             roles: [].into(),
             scopes: [].into(),
+            claims: [].into(),
+            proof: Proof::default(),
             expires: SystemTime::UNIX_EPOCH,
         }
     }

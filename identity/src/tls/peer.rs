@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 
-use crate::principal::Principal;
+use crate::principal::{Principal, Proof};
 
 /// Name of the authenticator that stands for client certificates: principals are `mtls/<URI or common name>`.
 pub const AUTHENTICATOR: &str = "mtls";
@@ -64,8 +64,17 @@ pub fn peer_principal(chain: &[CertificateDer<'_>]) -> Result<Principal, PeerErr
         groups: [].into(),
         roles: [].into(),
         scopes: [].into(),
+        claims: [].into(),
+        proof: Proof { serial: Some(serial(&parsed).into()), ..Proof::default() },
         expires: not_after(&parsed),
     })
+}
+
+/// The serial number as people write it: hexadecimal digits, without the zeros that DER puts in front.
+fn serial(parsed: &x509_parser::certificate::X509Certificate<'_>) -> String {
+    let digits = super::pem::hex(parsed.raw_serial());
+    let shown = digits.trim_start_matches('0');
+    if shown.is_empty() { "0".to_owned() } else { shown.to_owned() }
 }
 
 /// When a certificate ends.

@@ -1,5 +1,5 @@
 //! PEM to DER, with messages that say what a person should look at. Messages never hold key material.
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject};
 
 /// All certificates of a PEM text, in order; at least one.
 pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -15,6 +15,17 @@ pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, S
 /// The first certificate of a PEM text.
 pub(crate) fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, String> {
     certificates(pem.as_bytes()).map(|mut all| all.swap_remove(0))
+}
+
+/// All revocation lists of a PEM text; at least one.
+pub(crate) fn revocation_lists(pem: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    let found: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("is not well-formed PEM: {error}"))?;
+    if found.is_empty() {
+        return Err("holds no PEM revocation list (-----BEGIN X509 CRL-----)".to_owned());
+    }
+    Ok(found)
 }
 
 /// The first private key of a PEM text.

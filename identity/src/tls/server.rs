@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use daemon::{config::SecretRef, shutdown::Shutdown};
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::CertificateDer,
+    pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime},
     server::{NoServerSessionStorage, WebPkiClientVerifier, danger::ClientCertVerifier},
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
@@ -32,6 +32,19 @@ pub struct ServerFiles {
     /// PEM CAs of client certificates; when set, a client certificate is verified if shown. Default: none is asked for.
     #[serde(default)]
     pub client_ca: Option<PathBuf>,
+    /// PEM revocation lists (CRLs), one of every CA in the chain of a client certificate, none of them past its next
+    /// update: where one is missing or too old, the certificate is refused. Default: none is asked.
+    #[serde(default)]
+    pub client_crl: Option<PathBuf>,
+}
+
+/// Who vouches for clients, as PEM text.
+#[derive(Debug, Clone, Copy)]
+pub struct Clients<'a> {
+    /// The CAs of client certificates.
+    pub ca: &'a str,
+    /// Revocation lists, one of every CA in a chain; `None` asks none.
+    pub crl: Option<&'a str>,
 }
 
 /// A server configuration that follows its files: `current()` per connection. Cheap to clone.
@@ -46,6 +59,7 @@ struct Generation {
     outer: Arc<ServerConfig>,
     inner: Arc<ServerConfig>,
     leaf: CertificateDer<'static>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 impl ServerTls {
@@ -84,10 +98,15 @@ impl ServerTls {
         Ok(Self { generation: Arc::new(ArcSwap::from_pointee(generation)), alpn })
     }
 
-    /// From PEM text in memory, verifying client certificates against these CAs if one is shown.
-    pub fn from_pem_with_clients(cert: &str, key: &str, client_ca: &str, alpn: &[&[u8]]) -> Result<Self, TlsError> {
+    /// From PEM text in memory, verifying client certificates if one is shown.
+    pub fn from_pem_with_clients(
+        cert: &str,
+        key: &str,
+        clients: Clients<'_>,
+        alpn: &[&[u8]],
+    ) -> Result<Self, TlsError> {
         let alpn: Arc<[Vec<u8>]> = protocols(alpn).into();
-        let generation = generation_from_pem(cert, key, Some(client_ca), &alpn)?;
+        let generation = generation_from_pem(cert, key, Some(clients), &alpn)?;
         Ok(Self { generation: Arc::new(ArcSwap::from_pointee(generation)), alpn })
     }
 
@@ -100,6 +119,15 @@ impl ServerTls {
     /// 0-RTT.
     pub fn inner(&self) -> Arc<ServerConfig> {
         self.generation.load().inner.clone()
+    }
+
+    /// Whether a client's chain, which an earlier handshake has shown to be its own, would be accepted now.
+    pub fn vouches_for(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> bool {
+        let (Some(clients), Some((leaf, rest))) = (&self.generation.load().clients, chain.split_first()) else {
+            return false;
+        };
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        clients.verify_client_cert(leaf, rest, UnixTime::since_unix_epoch(since)).is_ok()
     }
 
     /// When the certificate in force ends.
@@ -119,7 +147,7 @@ impl fmt::Debug for ServerTls {
 fn watched(files: &ServerFiles, base: &Path) -> Vec<PathBuf> {
     let mut paths = vec![base.join(&files.cert)];
     paths.extend(files.key.path(base));
-    paths.extend(files.client_ca.iter().map(|ca| base.join(ca)));
+    paths.extend(files.client_ca.iter().chain(&files.client_crl).map(|file| base.join(file)));
     paths
 }
 
@@ -137,11 +165,19 @@ fn load(files: &ServerFiles, base: &Path, alpn: &[Vec<u8>]) -> Result<Generation
         }
     })?;
     let clients = match &files.client_ca {
+        None if files.client_crl.is_some() => {
+            return Err(TlsError::file(&cert_path, "`client_crl` says nothing without `client_ca`"));
+        }
         None => None,
         Some(ca) => {
             let path = base.join(ca);
             let cas = pem::certificates(&read(&path)?).map_err(|message| TlsError::file(&path, message))?;
-            Some(client_verifier(cas).map_err(|message| TlsError::file(&path, message))?)
+            let (mut lists, mut blame) = (Vec::new(), path);
+            if let Some(crl) = &files.client_crl {
+                blame = base.join(crl);
+                lists = pem::revocation_lists(&read(&blame)?).map_err(|message| TlsError::file(&blame, message))?;
+            }
+            Some(client_verifier(cas, lists).map_err(|message| TlsError::file(&blame, message))?)
         }
     };
     Ok(build(certified, clients, alpn))
@@ -150,7 +186,7 @@ fn load(files: &ServerFiles, base: &Path, alpn: &[Vec<u8>]) -> Result<Generation
 fn generation_from_pem(
     cert: &str,
     key: &str,
-    client_ca: Option<&str>,
+    clients: Option<Clients<'_>>,
     alpn: &[Vec<u8>],
 ) -> Result<Generation, TlsError> {
     let fault = |what: &str, message: String| TlsError::Pem { message: format!("{what} {message}") };
@@ -160,10 +196,19 @@ fn generation_from_pem(
         KeyProblem::Certificate(message) => fault("the certificate", message),
         KeyProblem::Mismatch => fault("the private key", "is not that of the certificate".to_owned()),
     })?;
-    let clients = client_ca
-        .map(|ca| pem::certificates(ca.as_bytes()).and_then(client_verifier))
-        .transpose()
-        .map_err(|message| fault("the client CA", message))?;
+    let clients = match clients {
+        None => None,
+        Some(clients) => {
+            let cas = pem::certificates(clients.ca.as_bytes()).map_err(|message| fault("the client CA", message))?;
+            let lists = match clients.crl {
+                Some(crl) => pem::revocation_lists(crl.as_bytes())
+                    .map_err(|message| fault("the revocation list of client certificates", message))?,
+                None => Vec::new(),
+            };
+            let verifier = client_verifier(cas, lists);
+            Some(verifier.map_err(|message| fault("the client CA or its revocation list", message))?)
+        }
+    };
     Ok(build(certified, clients, alpn))
 }
 
@@ -187,26 +232,32 @@ fn certify(chain: Vec<CertificateDer<'static>>, key: &str) -> Result<CertifiedKe
     }
 }
 
-fn client_verifier(cas: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+fn client_verifier(
+    cas: Vec<CertificateDer<'static>>,
+    lists: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<Arc<dyn ClientCertVerifier>, String> {
     let mut roots = RootCertStore::empty();
     for ca in cas {
         add_root(&mut roots, ca)?;
     }
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
         .allow_unauthenticated()
+        .with_crls(lists)
+        // An old list says nothing of who was revoked since.
+        .enforce_revocation_expiration()
         .build()
         .map_err(|error| format!("cannot verify client certificates: {error}"))
 }
 
 fn build(certified: CertifiedKey, clients: Option<Arc<dyn ClientCertVerifier>>, alpn: &[Vec<u8>]) -> Generation {
-    let clients = clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
+    let verifier = clients.clone().unwrap_or_else(WebPkiClientVerifier::no_client_auth);
     let leaf = certified.cert[0].clone();
     let resolver = Arc::new(SingleCertAndKey::from(certified));
     let config = |versions: &[&'static rustls::SupportedProtocolVersion]| {
         ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(versions)
             .expect("the provider has suites for TLS 1.2 and 1.3")
-            .with_client_cert_verifier(clients.clone())
+            .with_client_cert_verifier(verifier.clone())
             .with_cert_resolver(resolver.clone())
     };
     let mut outer = config(&[&TLS13, &TLS12]);
@@ -220,5 +271,5 @@ fn build(certified: CertifiedKey, clients: Option<Arc<dyn ClientCertVerifier>>, 
     inner.alpn_protocols = vec![proto::tunnel::ALPN.to_vec()];
     inner.session_storage = Arc::new(NoServerSessionStorage {});
     inner.send_tls13_tickets = 0;
-    Generation { outer: Arc::new(outer), inner: Arc::new(inner), leaf }
+    Generation { outer: Arc::new(outer), inner: Arc::new(inner), leaf, clients }
 }

@@ -207,6 +207,66 @@ async fn both_cas_are_trusted_during_a_rotation_and_a_backup_pin_covers_loss() {
     assert!(connect(server_tls(&stranger, &[]).inner(), inner, "x.invalid").await.is_err());
 }
 
+/// A revocation list of `authority` with these serial numbers, good until `until` from now.
+fn revocations(authority: &Authority, serials: &[&str], until: time::Duration) -> String {
+    let now = time::OffsetDateTime::now_utc();
+    let revoked = |serial: &&str| rcgen::RevokedCertParams {
+        serial_number: u128::from_str_radix(serial, 16).unwrap().to_be_bytes().to_vec().into(),
+        revocation_time: now,
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = rcgen::CertificateRevocationListParams {
+        this_update: now - time::Duration::days(2),
+        next_update: now + until,
+        crl_number: 1_u64.into(),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let key = rcgen::KeyPair::from_pem(authority.key.expose()).unwrap();
+    params.signed_by(&rcgen::Issuer::from_ca_cert_pem(&authority.certificate, key).unwrap()).unwrap().pem().unwrap()
+}
+
+#[tokio::test]
+async fn a_revoked_client_certificate_is_refused_and_so_is_one_of_which_no_list_speaks() {
+    let (own, clients, others) = (authority(), authority(), authority());
+    let gateway = leaf(&own, &["causeway://factory-a"]);
+    let trust = ClusterTrust::new("factory-a", &[&own.certificate], &[]).unwrap();
+    let (one, two) = (leaf(&clients, &["a://one"]), leaf(&clients, &["a://two"]));
+    let chain = |leaf: &Leaf| pem::certificates(leaf.certificate.as_bytes()).unwrap();
+    let serial = |leaf: &Leaf| peer_principal(&chain(leaf)).unwrap().proof().serial.clone().unwrap();
+    let day = time::Duration::days(1);
+    let cas = format!("{}{}", clients.certificate, others.certificate);
+    for (crl, expected) in [
+        (None, [true, true]),
+        (Some(revocations(&clients, &[&serial(&one)], day)), [false, true]),
+        (Some(revocations(&clients, &[], day)), [true, true]),
+        (Some(revocations(&clients, &[], -day)), [false, false]),
+        (Some(revocations(&others, &[], day)), [false, false]),
+    ] {
+        let known = Clients { ca: &cas, crl: crl.as_deref() };
+        let server =
+            ServerTls::from_pem_with_clients(&gateway.certificate, gateway.key.expose(), known, &[b"h2"]).unwrap();
+        for (leaf, accepted) in [&one, &two].into_iter().zip(expected) {
+            let shown = ClientCertificate { certificate: leaf.certificate.clone(), key: leaf.key.clone() };
+            let config = trust.inner_client(Some(&shown)).unwrap();
+            let session = async {
+                let (near, mut far) = connect(server.inner(), config, "x.invalid").await?;
+                // A client of TLS 1.3 is done before the server has looked at its certificate.
+                drop(near);
+                far.read(&mut [0]).await
+            };
+            assert_eq!(session.await.is_ok(), accepted, "{crl:?}");
+            assert_eq!(server.vouches_for(&chain(leaf), SystemTime::now()), accepted);
+        }
+        assert!(!server.vouches_for(&chain(&leaf(&authority(), &["a://one"])), SystemTime::now()));
+    }
+    let known = Clients { ca: &cas, crl: Some(&cas) };
+    let error = ServerTls::from_pem_with_clients(&gateway.certificate, gateway.key.expose(), known, &[]).unwrap_err();
+    assert!(error.to_string().contains("holds no PEM revocation list"), "{error}");
+}
+
 #[test]
 fn a_trust_without_a_ca_is_refused() {
     assert!(ClusterTrust::new::<&str>("factory-a", &[], &[]).is_err());
@@ -221,7 +281,7 @@ async fn a_client_certificate_names_its_holder() {
     let server = ServerTls::from_pem_with_clients(
         &gateway.certificate,
         gateway.key.expose(),
-        &clients.certificate,
+        Clients { ca: &clients.certificate, crl: None },
         &[proto::tunnel::ALPN],
     )
     .unwrap();
@@ -272,7 +332,12 @@ impl Files {
     }
 
     fn server(&self) -> ServerFiles {
-        ServerFiles { cert: "tls.crt".into(), key: SecretRef::File("tls.key".into()), client_ca: None }
+        ServerFiles {
+            cert: "tls.crt".into(),
+            key: SecretRef::File("tls.key".into()),
+            client_ca: None,
+            client_crl: None,
+        }
     }
 
     fn start(&self) -> Result<ServerTls, TlsError> {

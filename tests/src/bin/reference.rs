@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use causeway_tests::{conformance, programs::repository};
 use daemon::{
     reference::{CatalogueRow, catalogue_page, config_page},
-    schema::of_program,
+    schema::{of_file, of_program},
 };
 
 /// First line of each page.
@@ -44,10 +44,9 @@ fn main() -> anyhow::Result<ExitCode> {
             std::fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
         }
     }
-    let page = std::fs::read_to_string(repository().join(conformance::PAGE)).unwrap_or_default();
-    let problems = conformance::check(&page, &repository());
+    let problems = conformance::check_all(&repository());
     for problem in &problems {
-        report(&problem.to_string());
+        report(problem);
     }
     if !problems.is_empty() {
         return Ok(ExitCode::FAILURE);
@@ -64,6 +63,7 @@ fn configuration() -> String {
         config_page("Relay: `relay serve`", &of_program::<relay::serve::Config>()),
         config_page("Listener: `relay listen`", &of_program::<relay::listen::Config>()),
         config_page("Gateway: `gateway serve`", &of_program::<gateway::serve::Config>()),
+        config_page("Gateway: the deny file", &of_file::<gateway::policy::Deny>()),
         config_page("Connector: `gateway connect`", &of_program::<gateway::connect::Config>()),
         config_page("Sidecar: `identity sidecar`", &of_program::<identity::sidecar::Config>()),
     ];

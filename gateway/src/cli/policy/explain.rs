@@ -44,8 +44,7 @@ pub(super) fn run(explain: &Explain) -> Result<ExitCode, Failed> {
     if logs.is_empty() {
         return Err(anyhow::anyhow!("the configuration names no audit file; say where to look with --log FILE").into());
     }
-    let names = config.values.authenticators.keys().cloned().collect();
-    let loader = Loader::new(&config.values.policy, &config.base, &config.path, names);
+    let loader = Loader::new(&config.values, &config.base, &config.path);
     // What was decided stands in the log; a policy that cannot be read today only leaves out what became of the rule.
     let policy = loader.load(&loader.read(), SystemTime::now()).ok();
     let mut text = String::new();

@@ -48,6 +48,9 @@ const CAUSEWAY_AUTHORIZATION: &str = "causeway-authorization";
 /// The name of a stream, in metadata.
 pub(super) const STREAM_ID: &str = "causeway-stream-id";
 
+/// Written by a gateway that the request has crossed already; it counts on, so that a loop of tunnels ends.
+const HOPS: &str = "causeway-hops";
+
 /// A request head that passed, and how to write it as metadata and `open`.
 #[derive(Debug)]
 pub(crate) struct Outgoing<'a> {
@@ -110,7 +113,8 @@ impl<'a> Outgoing<'a> {
             no_body: self.no_body,
             ..pb::HttpRequest::default()
         };
-        (metadata, pb::Open { target: Some(pb::open::Target::Http(request)), hops: 0 })
+        let hops = self.parts.headers.get(HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
+        (metadata, pb::Open { target: Some(pb::open::Target::Http(request)), hops })
     }
 
     fn passes(&self, name: &HeaderName) -> bool {

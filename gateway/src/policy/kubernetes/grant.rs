@@ -1,6 +1,8 @@
 //! What a rule of the kind `kubernetes` grants: verbs on resources in namespaces, and paths that are no resources. Beyond
 //! that it grants the documents of discovery, without which no client finds anything.
 
+use std::fmt;
+
 use crate::policy::{
     decide::{Lack, Party},
     file::KubernetesConfig,
@@ -31,6 +33,33 @@ pub struct Grant {
     as_user: Option<String>,
     as_groups: Option<Vec<String>>,
     self_manage: bool,
+    /// All of it in one line.
+    shown: String,
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// As the owner has written it.
+fn shown(config: &KubernetesConfig) -> String {
+    let mut text = format!("kubernetes {}", config.verbs.join(","));
+    let as_user: Vec<String> = config.as_user.iter().cloned().collect();
+    let as_groups = config.as_groups.clone().unwrap_or_default();
+    for (word, names) in [
+        ("of", &config.resources),
+        ("in", &config.namespaces),
+        ("at", &config.paths),
+        ("as", &as_user),
+        ("in groups", &as_groups),
+    ] {
+        if !names.is_empty() {
+            text = format!("{text} {word} {}", names.join(","));
+        }
+    }
+    if config.self_manage { format!("{text}, what decides about callers too") } else { text }
 }
 
 /// Which resources.
@@ -117,6 +146,7 @@ impl Grant {
             as_user: config.as_user.clone(),
             as_groups: config.as_groups.clone(),
             self_manage: config.self_manage,
+            shown: shown(config),
         })
     }
 

@@ -55,7 +55,7 @@ impl Case {
     fn ask(&self, policy: &Policy, ask: Ask<'_>) -> Result<String, String> {
         let party = |text: &'static str| {
             let (authenticator, subject) = text.split_once('/').expect("authenticator/subject");
-            Party { authenticator, subject, groups: &self.groups }
+            Party::named(authenticator, subject, &self.groups)
         };
         let question = Question {
             subject: party(self.subject),
@@ -116,8 +116,8 @@ fn the_refusal_names_the_nearest_rule_and_everything_it_lacks() {
     );
     let empty = policy("rules: []");
     let refusal = empty.decide(&Question {
-        subject: Party { authenticator: "a", subject: "b", groups: &[] },
-        actor: Party { authenticator: "c", subject: "d", groups: &[] },
+        subject: Party::named("a", "b", &[]),
+        actor: Party::named("c", "d", &[]),
         ask: Ask::Describe,
         external: false,
         at: SystemTime::UNIX_EPOCH,
@@ -238,7 +238,7 @@ proptest! {
     #[test]
     fn with_no_rules_nothing_is_granted(subject in "[a-z]{1,8}", path in "/[ -~]{0,30}", port in 1_u16..) {
         let host = Host::Name("a.svc".to_owned());
-        let party = Party { authenticator: "entra", subject: &subject, groups: &[] };
+        let party = Party::named("entra", &subject, &[]);
         let ask = Ask::Http { host: &host, port, method: "GET", path: &path, upgrade: None };
         let at = SystemTime::UNIX_EPOCH;
         let empty = Policy::default();

@@ -34,7 +34,7 @@ rules:
 fn ask(policy: &Policy, subject: &str, groups: &[&str], method: &str, path: &str) -> Result<String, String> {
     let (authenticator, subject) = subject.split_once('/').unwrap();
     let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
-    let party = Party { authenticator, subject, groups: &groups };
+    let party = Party::named(authenticator, subject, &groups);
     let request = Request::read(method, path, false).unwrap();
     let ask = Ask::Kubernetes { request: &request, ours: request.touches_ours("causeway"), identity: None };
     let question = Question { subject: party, actor: party, ask, external: false, at: SystemTime::UNIX_EPOCH };
@@ -140,7 +140,7 @@ fn names_have_our_prefix_unless_the_rule_maps_them() {
 #[test]
 fn a_request_goes_on_only_as_whom_it_was_begun() {
     let (before, groups) = (policy(RULES), Vec::new());
-    let party = Party { authenticator: "entra", subject: "alice", groups: &groups };
+    let party = Party::named("entra", "alice", &groups);
     let request = Request::read("GET", "/api/v1/namespaces/models/pods?watch=1", false).unwrap();
     let ask = |identity| Ask::Kubernetes { request: &request, ours: false, identity };
     let question = |ask| Question { subject: party, actor: party, ask, external: false, at: SystemTime::UNIX_EPOCH };

@@ -1,6 +1,7 @@
 //! What a policy file may not say, and what a reload tells.
 
 use super::{policy, try_policy};
+use crate::policy::Rule;
 
 /// One rule with the given lines.
 fn rule(lines: &str) -> String {
@@ -47,6 +48,10 @@ fn who_must_be_said_in_full() {
         ("{ authenticator: entra, subjects: [\"*\", alice] }", "stands alone"),
         ("{ authenticator: entar, subjects: [alice] }", "no authenticator \"entar\""),
         ("{ actor: { authenticator: kube } }", "without subjects or groups"),
+        ("{ claims: { team: [ml] } }", "no authenticator"),
+        ("{ authenticator: entra, subjects: [\"*\"], claims: { team: [] } }", "no values"),
+        ("{ authenticator: kube, subjects: [\"*\"], claims: { team: [ml] } }", "does not keep the claim \"team\""),
+        ("{ authenticator: mtls, subjects: [\"*\"], claims: { team: [ml] } }", "does not keep the claim \"team\""),
     ] {
         let error = try_policy(&format!("rules: [{{ name: r, who: {who}, describe: {{}} }}]")).expect_err(who);
         assert!(error.contains(problem), "{error} should speak of {problem}");
@@ -79,6 +84,13 @@ fn tcp_past_an_http_limit_must_be_meant() {
     assert!(try_policy(&pair("{ hosts: [scorer.models.svc], ports: [81] }")).is_ok());
     assert!(try_policy(&pair("{ hosts: [scorer.other.svc], ports: [80] }")).is_ok());
     assert!(try_policy(&pair("{ hosts: [scorer.models.svc], ports: [80], bypasses_http: true }")).is_ok());
+    // The same host, with the cluster's domain written out.
+    for host in ["scorer.models.svc.cluster.local", "*.*.svc.cluster.local", "**.local", "**.svc.cluster.local"] {
+        assert!(try_policy(&pair(&format!("{{ hosts: [\"{host}\"], ports: [80] }}"))).is_err(), "{host}");
+    }
+    for host in ["scorer.models.svc.cluster.other", "scorer.models.svc.local", "scorer.other.svc.cluster.local"] {
+        assert!(try_policy(&pair(&format!("{{ hosts: [\"{host}\"], ports: [80] }}"))).is_ok(), "{host}");
+    }
 }
 
 #[test]
@@ -102,6 +114,34 @@ fn a_reload_tells_what_was_granted_and_what_was_taken_away() {
   - { name: new, who: { authenticator: entra, subjects: [a] }, describe: {} }",
     );
     let (added, removed) = old.difference(&new);
-    assert_eq!(added.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["changed", "new"]);
-    assert_eq!(removed.iter().map(AsRef::as_ref).collect::<Vec<_>>(), ["changed", "gone"]);
+    let shown = |rules: Vec<&Rule>| rules.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(shown(added), ["changed: entra/b may describe", "new: entra/a may describe"]);
+    assert_eq!(shown(removed), ["changed: entra/a may describe", "gone: entra/a may describe"]);
+}
+
+#[test]
+fn a_rule_is_shown_in_one_line_that_says_all_of_it() {
+    for (rule, shown) in [
+        (
+            "who: { authenticator: entra, subjects: [a, b], groups: [g], claims: { team: [x, y] } }
+    http: { hosts: [\"*.models.svc\", 10.0.0.1], ports: [80, 81], methods: [GET, POST], paths: [/v1/**, \"/a/*\"], upgrade: [websocket] }",
+            "r: entra/{a,b,group:g} with team={x,y} may http GET,POST {*.models.svc,10.0.0.1}:{80,81} {/v1/**,/a/*}, upgrade to websocket",
+        ),
+        (
+            "who: { authenticator: entra, subjects: [\"*\"], actor: { authenticator: kube, subjects: [c] } }
+    tcp: { hosts: [\"**.db.svc\"], ports: [5432], bypasses_http: true }
+    external: true
+    until: 1970-01-01T12:00:00Z
+    reason: ticket 1",
+            "r: entra/* through kube/c may tcp **.db.svc:5432, past the limits of http rules, also outside of the cluster, until 1970-01-01T12:00:00Z: ticket 1",
+        ),
+        (
+            "who: { actor: { authenticator: kube, subjects: [c] } }
+    unix: { names: [docker] }",
+            "r: anybody through kube/c may unix docker",
+        ),
+    ] {
+        let policy = policy(&format!("rules:\n  - name: r\n    {rule}\n"));
+        assert_eq!(policy.rules()[0].to_string(), shown);
+    }
 }

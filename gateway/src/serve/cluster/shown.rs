@@ -3,8 +3,6 @@
 //! the old in force and is tried again.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -15,10 +13,13 @@ use daemon::{
     process::{Context, explain},
     watch::Snapshot,
 };
-use identity::{ca::Leaf, tls::ServerTls};
+use identity::{
+    ca::Leaf,
+    tls::{ServerTls, TlsError},
+};
 use tokio::sync::watch;
 
-use super::{Authority, IdentityError};
+use super::{Authority, ClientFiles, IdentityError, clients::ClientText};
 
 /// How often the running gateway looks whether something is due. The wall clock may step, so it does not sleep for weeks.
 const RENEWAL_CHECK: Duration = Duration::from_secs(600);
@@ -33,7 +34,9 @@ pub type Anchors = Arc<[String]>;
 #[derive(Debug)]
 pub struct Shown {
     names: Vec<String>,
-    client_ca: Option<PathBuf>,
+    clients: Option<ClientFiles>,
+    /// Told when other client certificates are good than before.
+    clients_changed: watch::Sender<()>,
     tls: ArcSwap<ServerTls>,
     basis: ArcSwap<Basis>,
     anchors: watch::Sender<Anchors>,
@@ -44,7 +47,7 @@ pub struct Shown {
 struct Basis {
     authority: Authority,
     leaf: Leaf,
-    client_ca: Option<String>,
+    clients: Option<ClientText>,
 }
 
 /// What a look has changed.
@@ -55,25 +58,26 @@ pub struct Changed {
     /// Other CAs are published.
     pub anchors: bool,
     /// Other clients are let in.
-    pub client_ca: bool,
+    pub clients: bool,
 }
 
 impl Shown {
-    /// Loads or makes the leaf. `client_ca` is the file with the CAs of clients.
+    /// Loads or makes the leaf. `clients` are the files with the CAs of clients.
     ///
     /// # Errors
-    /// As [`Authority::leaf`], and when the certificates of `client_ca` cannot be used.
+    /// As [`Authority::leaf`], and when what is in `clients` cannot be used.
     pub fn new(
         authority: Authority,
         names: Vec<String>,
-        client_ca: Option<PathBuf>,
+        clients: Option<ClientFiles>,
         now: SystemTime,
     ) -> Result<Self, IdentityError> {
         let leaf = authority.leaf(&names, now)?;
-        let basis = Basis { leaf, client_ca: read_client_ca(client_ca.as_deref())?, authority };
-        let tls = ArcSwap::from_pointee(basis.tls(client_ca.as_deref())?);
+        let basis = Basis { leaf, clients: clients.as_ref().map(ClientFiles::read).transpose()?, authority };
+        let tls = ArcSwap::from_pointee(basis.tls(clients.as_ref())?);
         let anchors = watch::Sender::new(basis.authority.published().into());
-        Ok(Self { names, client_ca, tls, basis: ArcSwap::from_pointee(basis), anchors })
+        let (basis, clients_changed) = (ArcSwap::from_pointee(basis), watch::Sender::new(()));
+        Ok(Self { names, clients, clients_changed, tls, basis, anchors })
     }
 
     /// The TLS configurations in force now.
@@ -91,6 +95,11 @@ impl Shown {
         self.anchors.subscribe()
     }
 
+    /// Tells when other client certificates are good than before.
+    pub fn clients_changed(&self) -> watch::Receiver<()> {
+        self.clients_changed.subscribe()
+    }
+
     /// Reads the files again, lets another CA sign and renews the leaf if that is due.
     ///
     /// # Errors
@@ -101,25 +110,25 @@ impl Shown {
         if authority.promote_if_due(now)? {
             authority = authority.again()?;
         }
-        let client_ca = read_client_ca(self.client_ca.as_deref())?;
+        let clients = self.clients.as_ref().map(ClientFiles::read).transpose()?;
         let keep = authority.will_do(&old.leaf.certificate, &self.names, now);
         let leaf = if keep { old.leaf.clone() } else { authority.leaf(&self.names, now)? };
         let published: Anchors = authority.published().into();
-        let changed = Changed {
-            leaf: !keep,
-            anchors: *self.anchors.borrow() != published,
-            client_ca: client_ca != old.client_ca,
-        };
+        let changed =
+            Changed { leaf: !keep, anchors: *self.anchors.borrow() != published, clients: clients != old.clients };
         if changed == Changed::default() {
             return Ok(changed);
         }
-        let basis = Basis { authority, leaf, client_ca };
-        if changed.leaf || changed.client_ca {
-            self.tls.store(Arc::new(basis.tls(self.client_ca.as_deref())?));
+        let basis = Basis { authority, leaf, clients };
+        if changed.leaf || changed.clients {
+            self.tls.store(Arc::new(basis.tls(self.clients.as_ref())?));
         }
         self.basis.store(Arc::new(basis));
         if changed.anchors {
             self.anchors.send_replace(published);
+        }
+        if changed.clients {
+            self.clients_changed.send_replace(());
         }
         Ok(changed)
     }
@@ -148,7 +157,7 @@ impl Shown {
     fn files(&self) -> Option<watch::Receiver<Snapshot>> {
         let folder = self.basis.load().authority.folder();
         let mut files = vec![folder.join("ca.crt"), folder.join("next.pem")];
-        files.extend(self.client_ca.clone());
+        files.extend(self.clients.iter().flat_map(ClientFiles::paths));
         let followed = daemon::watch::files(files);
         followed
             .inspect_err(|error| tracing::warn!(%error, "the identity's files are looked at every ten minutes only"))
@@ -166,8 +175,8 @@ impl Shown {
             tracing::info!("gateway certificate renewed");
             journal.tell("key_renewed", fields([("spki_sha256", pin.map(Into::into))]));
         }
-        if changed.client_ca {
-            tracing::info!("the CAs of clients changed, for new tunnels");
+        if changed.clients {
+            tracing::info!("the CAs of clients or their revocation lists changed");
             journal.tell("client_ca_changed", fields([]));
         }
     }
@@ -175,25 +184,17 @@ impl Shown {
 
 impl Basis {
     /// The CA goes with the leaf: a connector that has pinned it, and does not have it, must see it.
-    fn tls(&self, client_ca: Option<&Path>) -> Result<ServerTls, IdentityError> {
+    fn tls(&self, files: Option<&ClientFiles>) -> Result<ServerTls, IdentityError> {
         let (chain, key) = (format!("{}{}", self.leaf.certificate, self.authority.signing()), self.leaf.key.expose());
-        match &self.client_ca {
-            Some(ca) => {
-                ServerTls::from_pem_with_clients(&chain, key, ca, ALPN).map_err(|error| IdentityError::ClientCa {
-                    path: client_ca.unwrap_or(Path::new("")).to_owned(),
-                    message: error.to_string(),
-                })
-            }
+        let refused = |error: TlsError| match files {
+            Some(files) => files.refused(&error),
+            None => IdentityError::Tls(error),
+        };
+        match &self.clients {
+            Some(text) => ServerTls::from_pem_with_clients(&chain, key, text.clients(), ALPN).map_err(refused),
             None => ServerTls::from_pem(&chain, key, ALPN).map_err(IdentityError::Tls),
         }
     }
-}
-
-fn read_client_ca(path: Option<&Path>) -> Result<Option<String>, IdentityError> {
-    let Some(path) = path else { return Ok(None) };
-    let read = fs::read_to_string(path);
-    let read = read.map_err(|error| IdentityError::ClientCa { path: path.to_owned(), message: error.to_string() });
-    read.map(Some)
 }
 
 async fn changed(files: &mut Option<watch::Receiver<Snapshot>>) {

@@ -58,6 +58,29 @@ fn what_cannot_work_is_refused_with_its_key() {
         ("policy: policy.yaml", "policy: policy.yaml\nlimits: { tunnels: 0 }", "limits.tunnels"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimits: { connect: 0s }", "limits.connect"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimits: { buffers: 8191Ki }", "limits.buffers"),
+        ("policy: policy.yaml", "policy: policy.yaml\nlimits: { streams: 0 }", "limits.streams"),
+        (
+            "policy: policy.yaml",
+            "policy: policy.yaml\nlimits: { per_subject: { tunnels: 1 } }",
+            "limits.per_subject.tunnels",
+        ),
+        (
+            "policy: policy.yaml",
+            "policy: policy.yaml\nlimits: { per_actor: { bytes_per_second: 0 } }",
+            "limits.per_actor.bytes_per_second",
+        ),
+        ("policy: policy.yaml", "policy: policy.yaml\nidentity_headers: { actor: host }", "identity_headers.actor"),
+        (
+            "policy: policy.yaml",
+            "policy: policy.yaml\nidentity_headers: { groups: X-Forwarded-Groups }",
+            "identity_headers.groups",
+        ),
+        (
+            "policy: policy.yaml",
+            "policy: policy.yaml\nidentity_headers: { actor: x-who, subject: X-Who }",
+            "identity_headers.subject",
+        ),
+        ("policy: policy.yaml", "policy: policy.yaml\ndeny: \"\"", "deny"),
         ("policy: policy.yaml", "policy: policy.yaml\nlimit: {}", "limit"),
     ] {
         let error = parse(&SHORTEST.replace(from, to)).expect_err(to);

@@ -7,10 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use arc_swap::ArcSwapOption;
 use http::{HeaderMap, header};
 use identity::{jwt::Authenticators, principal::Principal};
 use proto::tunnel::failure::{Code, Failure};
+use tokio::sync::watch;
 
 /// Metadata that carries the actor's token.
 pub const ACTOR: &str = "causeway-actor";
@@ -29,19 +29,39 @@ pub struct Caller {
     pub own_subject: bool,
 }
 
+impl Caller {
+    /// The same call, as its actor is proven now.
+    #[must_use]
+    pub fn renewed(&self, bound: Option<&Arc<Principal>>) -> Self {
+        match bound {
+            Some(bound) if is_same(bound, &self.actor) => {
+                let actor = Principal::clone(bound);
+                let subject = if self.own_subject { self.subject.clone() } else { actor.clone() };
+                Self { actor, subject, own_subject: self.own_subject }
+            }
+            _ => self.clone(),
+        }
+    }
+}
+
 /// The actor bound to one connection.
-#[derive(Debug, Default)]
-pub struct Binding(ArcSwapOption<Principal>);
+#[derive(Debug)]
+pub struct Binding(watch::Sender<Option<Arc<Principal>>>);
 
 impl Binding {
     /// A connection whose session showed this client certificate, or none.
     pub fn new(certificate: Option<Principal>) -> Self {
-        Self(ArcSwapOption::from_pointee(certificate))
+        Self(watch::Sender::new(certificate.map(Arc::new)))
     }
 
     /// The actor as it is bound now.
     pub fn actor(&self) -> Option<Arc<Principal>> {
-        self.0.load_full()
+        self.0.borrow().clone()
+    }
+
+    /// Tells when the actor is bound or renewed.
+    pub fn changes(&self) -> watch::Receiver<Option<Arc<Principal>>> {
+        self.0.subscribe()
     }
 
     /// Verifies the actor's token, if the call carries one, and binds or renews the actor.
@@ -50,16 +70,26 @@ impl Binding {
     /// `TokenRefused` when the token is not valid, or is somebody else's than the connection's actor.
     pub async fn bind(&self, metadata: &HeaderMap, authenticators: &Authenticators) -> Result<(), Failure> {
         let Some(token) = bearer(metadata, ACTOR)? else { return Ok(()) };
-        let actor = verify(authenticators, token, "the actor's token").await?;
-        match self.actor() {
-            Some(bound) if !is_same(&bound, &actor) => Err(Failure::before_target(
-                Code::TokenRefused,
-                format!("this tunnel belongs to {bound}, and cannot become {actor}'s; open another one"),
-            )),
-            _ => {
-                self.0.store(Some(Arc::new(actor)));
-                Ok(())
+        let actor = Arc::new(verify(authenticators, token, "the actor's token").await?);
+        let mut owner = None;
+        // In one step, or two calls at once could each find nobody bound and bind somebody else.
+        self.0.send_if_modified(|bound| match bound {
+            Some(bound) if !is_same(bound, &actor) => {
+                owner = Some(bound.to_string());
+                false
             }
+            Some(bound) if **bound == *actor => false,
+            _ => {
+                *bound = Some(Arc::clone(&actor));
+                true
+            }
+        });
+        match owner {
+            Some(owner) => {
+                let message = format!("this tunnel belongs to {owner}, and cannot become {actor}'s; open another one");
+                Err(Failure::before_target(Code::TokenRefused, message))
+            }
+            None => Ok(()),
         }
     }
 

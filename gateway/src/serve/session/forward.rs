@@ -23,6 +23,7 @@ use crate::{
     policy::{Ask, compile::is_plain_name},
     serve::{
         audit,
+        limits::{StreamPlace, paced},
         target::{
             head::{self, Checked},
             http::Exchange,
@@ -39,6 +40,9 @@ const OPEN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Gateways that a stream may have crossed: one behind another is a design, more are a loop.
 const HOPS_MAX: u32 = 3;
+
+/// How long a call that is refused for its token is waited for to say what it wanted, for the log: it comes with the call.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 
 /// Longest name of a stream taken from a caller.
 const STREAM_ID_MAX: usize = 64;
@@ -81,14 +85,14 @@ async fn run(
     record: &mut Record,
 ) -> Result<(), Failure> {
     // Boxed, so that a stream which lives for days does not keep the room that its beginning needed.
-    let (caller, open) = Box::pin(begin(metadata, &mut receiver, tunnel, record)).await?;
+    let (caller, open, _place) = Box::pin(begin(metadata, &mut receiver, tunnel, record)).await?;
     if open.hops > HOPS_MAX {
         let message = format!("the stream has crossed {} gateways already: the tunnels form a loop", open.hops);
         return Err(Failure::before_target(Code::LimitReached, message));
     }
     match open.target {
         Some(open::Target::Http(request)) => {
-            Box::pin(http(request, metadata, receiver, sender, tunnel, &caller, record)).await
+            Box::pin(http(request, open.hops, metadata, receiver, sender, tunnel, &caller, record)).await
         }
         Some(open::Target::Tcp(target)) => {
             Box::pin(connection(&target, &mut receiver, sender, tunnel, &caller, record)).await
@@ -109,13 +113,36 @@ async fn begin(
     receiver: &mut Receiver<ForwardRequest>,
     tunnel: &Tunnel,
     record: &mut Record,
-) -> Result<(Caller, Open), Failure> {
-    let caller = tunnel.authenticate(metadata, record).await?;
+) -> Result<(Caller, Open, StreamPlace), Failure> {
+    let caller = match tunnel.authenticate(metadata, record).await {
+        Ok(caller) => caller,
+        Err(failure) => {
+            if let Ok(Ok(open)) = timeout(LAST_LOOK, first(receiver)).await {
+                note(&open, record);
+            }
+            return Err(failure);
+        }
+    };
     receiver.hold().enter(parties(&caller))?;
     let open = timeout(OPEN_DEADLINE, first(receiver)).await.unwrap_or_else(|_| {
         Err(Failure::before_target(Code::ProtocolError, "the call did not say what it wants within 10 s"))
     })?;
-    Ok((caller, open))
+    note(&open, record);
+    let place = tunnel.gateway.ledger.stream(&caller)?;
+    record.traffic.count_for(place.counting());
+    Ok((caller, open, place))
+}
+
+/// What somebody wants, for the log of whatever becomes of it. Only what has the form of a target is written down.
+fn note(open: &Open, record: &mut Record) {
+    let place = |host: &str, port: u32| head::target(host, port).ok().map(|(host, port)| format!("{host}:{port}"));
+    (record.kind, record.target) = match &open.target {
+        Some(open::Target::Http(request)) => ("http", place(&request.host, request.port)),
+        Some(open::Target::Tcp(target)) => ("tcp", place(&target.host, target.port)),
+        Some(open::Target::Unix(target)) => ("unix", is_plain_name(&target.name).then(|| target.name.clone())),
+        Some(open::Target::Kubernetes(_)) => ("kubernetes", None),
+        None => return,
+    };
 }
 
 /// Whose share of what the gateway holds the stream is part of (SD-14).
@@ -133,8 +160,10 @@ async fn first(receiver: &mut Receiver<ForwardRequest>) -> Result<Open, Failure>
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "the parts of one call, each with its own life")]
 async fn http(
     request: HttpRequest,
+    hops: u32,
     metadata: &HeaderMap,
     receiver: Receiver<ForwardRequest>,
     sender: &mut Sender,
@@ -143,14 +172,16 @@ async fn http(
     record: &mut Record,
 ) -> Result<(), Failure> {
     record.kind = "http";
-    let checked = head::check(request)?;
+    let mut checked = head::check(request)?;
+    checked.hops = hops.saturating_add(1);
     record.target = Some(format!("{}:{}", checked.host, checked.port));
     record.method = Some(checked.method.to_string());
     record.path = Some(checked.path.path().to_owned());
-    let (ask, gateway) = (ask(&checked), &tunnel.gateway);
+    let gateway = &tunnel.gateway;
     let deadline = Instant::now() + gateway.limits.connect.0;
-    let granted = gateway.grant(caller, ask, &checked.host, checked.port, deadline).await?;
+    let granted = gateway.grant(caller, ask(&checked), &checked.host, checked.port, deadline).await?;
     record.rule = Some(Arc::clone(&granted.rule));
+    gateway.naming.overwrite(&mut checked.fields, caller);
     let route = Route::new(gateway, &granted, &checked)?;
     audit::granted(&gateway.journal, record).await?;
     let traffic = Arc::clone(&record.traffic);
@@ -163,7 +194,8 @@ async fn http(
         traffic: Arc::clone(&traffic),
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
-    tunnel.unless_ended(work, caller, ask, granted.external).await
+    let work = paced(&traffic, work);
+    tunnel.unless_ended(work, caller, ask(&checked), granted.external).await
 }
 
 async fn connection(
@@ -187,6 +219,7 @@ async fn connection(
     let connected = Connected { address: address.to_string() };
     sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
     let work = pipe::carry(Wire::Tcp(stream), Bytes::new(), receiver, sender, &record.traffic);
+    let work = paced(&record.traffic, work);
     tunnel.unless_ended(work, caller, ask, granted.external).await
 }
 
@@ -212,6 +245,7 @@ async fn socket(
     let connected = Connected { address: target.name.clone() };
     sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
     let work = pipe::carry(Wire::Unix(stream), Bytes::new(), receiver, sender, &record.traffic);
+    let work = paced(&record.traffic, work);
     tunnel.unless_ended(work, caller, ask, false).await
 }
 
@@ -221,9 +255,10 @@ impl Tunnel {
         let now = self.gateway.context.clock.now();
         match self.binding.caller(metadata, &self.gateway.authenticators, now).await {
             Ok(caller) => {
-                self.proven();
+                self.proven(&caller);
                 record.actor = Some(caller.actor.clone());
                 record.subject = Some(caller.subject.clone());
+                self.take_place()?;
                 Ok(caller)
             }
             Err(failure) => {

@@ -17,7 +17,7 @@ use proto::tunnel::failure::{Code, Failure};
 
 use tracing::field::DisplayValue;
 
-use crate::serve::metrics::Metrics;
+use crate::serve::{limits::Account, metrics::Metrics};
 
 /// What a stream has moved. Shared with the request's body, which is on its way on its own.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Traffic {
     status: AtomicU16,
     answered: OnceLock<Duration>,
     address: OnceLock<SocketAddr>,
+    /// For whom its bytes are counted.
+    accounts: OnceLock<Vec<Arc<Account>>>,
 }
 
 impl Traffic {
@@ -39,17 +41,36 @@ impl Traffic {
             status: AtomicU16::new(0),
             answered: OnceLock::new(),
             address: OnceLock::new(),
+            accounts: OnceLock::new(),
+        }
+    }
+
+    /// From now on its bytes count for these.
+    pub fn count_for(&self, accounts: Vec<Arc<Account>>) {
+        self.accounts.get_or_init(|| accounts);
+    }
+
+    /// For whom its bytes count.
+    pub fn accounts(&self) -> &[Arc<Account>] {
+        self.accounts.get().map_or(&[], Vec::as_slice)
+    }
+
+    fn moved(&self, bytes: usize) {
+        for account in self.accounts() {
+            account.moved(bytes);
         }
     }
 
     /// Bytes of payload that went to the target.
     pub fn sent(&self, bytes: usize) {
         self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved(bytes);
     }
 
     /// Bytes of payload that came from the target.
     pub fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.moved(bytes);
         self.answered();
     }
 

@@ -1,5 +1,6 @@
-//! When a stream that was allowed must end before its time: the policy changed and allows it no longer, everything was
-//! suspended, or a token's end lies too far back (SD-7, SD-18).
+//! When a stream that was allowed must end before its time: the policy or the deny list changed and allows it no longer,
+//! the tunnel's actor was renewed with less than it had, everything was suspended, or a token's end lies too far back
+//! (SD-7, SD-18).
 
 use std::{
     sync::Arc,
@@ -23,6 +24,11 @@ pub async fn revoked(
     external: bool,
 ) -> Failure {
     let mut policies = gateway.policies.clone();
+    let mut actors = binding.changes();
+    // It may have been renewed between the decision and now.
+    if actors.borrow_and_update().as_ref().is_some_and(|bound| **bound != caller.actor) {
+        actors.mark_changed();
+    }
     loop {
         let left = match left(gateway, binding, caller) {
             Ok(left) => left.min(LOOK_AGAIN),
@@ -35,8 +41,17 @@ pub async fn revoked(
                     // Nobody follows the policy any more: the gateway is about to end.
                     return std::future::pending().await;
                 }
-                if let Err(refusal) = gateway.still(caller, ask, external) {
+                let now = caller.renewed(binding.actor().as_ref());
+                if let Err(refusal) = gateway.still(&now, ask, external) {
                     let message = format!("the policy changed: {}", refusal.message);
+                    return Failure::perhaps(refusal.code, message);
+                }
+            }
+            // The binding lives as long as the tunnel, and so does its sender.
+            Ok(()) = actors.changed() => {
+                let now = caller.renewed(actors.borrow_and_update().as_ref());
+                if let Err(refusal) = gateway.still(&now, ask, external) {
+                    let message = format!("the tunnel's actor was renewed: {}", refusal.message);
                     return Failure::perhaps(refusal.code, message);
                 }
             }

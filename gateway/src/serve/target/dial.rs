@@ -79,12 +79,17 @@ pub async fn connect_configured(
     connect_unless(addresses, deadline, |_| false).await
 }
 
-/// All addresses of a host, within a time.
+/// All addresses of a host, for this subject, within a time.
 ///
 /// # Errors
 /// `TargetUnresolved`.
-pub async fn resolve(resolver: &Resolver, host: &Host, deadline: Instant) -> Result<Arc<[IpAddr]>, Failure> {
-    timeout_at(deadline, resolver.resolve(host)).await.unwrap_or_else(|_| {
+pub async fn resolve(
+    resolver: &Resolver,
+    host: &Host,
+    subject: &impl ToString,
+    deadline: Instant,
+) -> Result<Arc<[IpAddr]>, Failure> {
+    timeout_at(deadline, resolver.resolve(host, subject)).await.unwrap_or_else(|_| {
         let message = format!("{host}: the cluster's DNS did not answer in time");
         Err(Failure::before_target(Code::TargetUnresolved, message))
     })

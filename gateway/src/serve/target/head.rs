@@ -49,6 +49,9 @@ const OVERRIDES: &[&str] = &[
     "x-host",
 ];
 
+/// How many gateways a request has crossed, for a connector that it may come to again: a loop of tunnels must end.
+pub const HOPS: &str = "causeway-hops";
+
 /// A request's head, checked.
 #[derive(Debug, Clone)]
 pub struct Checked {
@@ -66,6 +69,8 @@ pub struct Checked {
     pub fields: HeaderMap,
     /// Declared length of the body.
     pub length: Option<u64>,
+    /// Gateways that it has crossed, ours included.
+    pub hops: u32,
     /// What it asks to upgrade to.
     pub upgrade: Option<Wanted>,
     /// The caller asks for HTTP/2.
@@ -156,7 +161,7 @@ pub fn check(request: HttpRequest) -> Result<Checked, Failure> {
     } else {
         expects = false;
     }
-    Ok(Checked { secure, host, port, method, path, fields, length, upgrade, h2, expects })
+    Ok(Checked { secure, host, port, method, path, fields, length, hops: 1, upgrade, h2, expects })
 }
 
 /// A field as HTTP has it.
@@ -236,6 +241,13 @@ pub(super) fn is_dropped(name: &str) -> bool {
         || (!dashed.is_empty() && (HOP_BY_HOP.contains(&name) || matches!(name, "content-length" | "expect")))
 }
 
+/// Whether a field is one that an owner may have written by the gateway: none that HTTP or the gateway itself needs.
+pub fn is_free(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let framing = matches!(name, "content-length" | "content-type" | "expect" | "trailer" | "cookie" | "authorization");
+    !framing && !HOP_BY_HOP.contains(&name) && !is_dropped(name)
+}
+
 impl Checked {
     /// Whether it is a gRPC call, which only HTTP/2 carries.
     pub fn is_grpc(&self) -> bool {
@@ -268,6 +280,8 @@ impl Checked {
             (HeaderName::from_static("x-forwarded-for"), peer.to_canonical().to_string()),
             (HeaderName::from_static("x-forwarded-host"), host),
             (HeaderName::from_static("x-forwarded-proto"), scheme.to_owned()),
+            (HeaderName::from_static("x-real-ip"), peer.to_canonical().to_string()),
+            (HeaderName::from_static(HOPS), self.hops.to_string()),
         ];
         for (name, value) in ours {
             headers.insert(name, HeaderValue::try_from(value).expect("made of host names and addresses"));

@@ -96,7 +96,7 @@ impl Api {
     /// # Errors
     /// `TargetUnresolved`.
     pub async fn addresses(&self, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
-        let resolved = dial::resolve(&self.resolver, &self.host, deadline).await?;
+        let resolved = dial::resolve(&self.resolver, &self.host, &"the gateway", deadline).await?;
         Ok(resolved.iter().map(|address: &IpAddr| SocketAddr::new(*address, self.port)).collect())
     }
 

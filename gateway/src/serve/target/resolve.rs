@@ -26,6 +26,9 @@ pub const ADDRESSES_MAX: usize = 16;
 /// Lookups at once. Each one holds a thread, and a dead DNS server holds them for long.
 const LOOKUPS_MAX: usize = 64;
 
+/// Of them for one subject: names that nobody answers for must not keep others from theirs (SD-14).
+const LOOKUPS_SHARE: usize = LOOKUPS_MAX / 4;
+
 /// Resolves targets.
 #[derive(Debug)]
 pub struct Resolver {
@@ -33,6 +36,8 @@ pub struct Resolver {
     hosts: HashMap<String, IpAddr>,
     kept: Mutex<HashMap<String, Kept>>,
     lookups: Arc<Semaphore>,
+    /// Shares of those who look something up now.
+    shares: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -45,18 +50,19 @@ impl Resolver {
     /// A resolver for this network.
     pub fn new(networks: &Networks) -> Self {
         Self {
-            domain: networks.domain.clone().unwrap_or_else(|| "cluster.local".to_owned()).to_ascii_lowercase(),
+            domain: networks.domain(),
             hosts: networks.hosts.iter().map(|(name, address)| (name.clone(), *address)).collect(),
             kept: Mutex::default(),
             lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            shares: Mutex::default(),
         }
     }
 
-    /// All addresses of a host, at least one. The caller sets the deadline.
+    /// All addresses of a host, at least one, for this subject. The caller sets the deadline.
     ///
     /// # Errors
     /// `TargetUnresolved`.
-    pub async fn resolve(&self, host: &Host) -> Result<Arc<[IpAddr]>, Failure> {
+    pub async fn resolve(&self, host: &Host, subject: &impl ToString) -> Result<Arc<[IpAddr]>, Failure> {
         let name = match host {
             Host::Address(address) => return Ok(Arc::from([*address])),
             Host::Name(name) => name,
@@ -67,7 +73,7 @@ impl Resolver {
         if let Some(addresses) = self.remembered(name) {
             return Ok(addresses);
         }
-        let addresses = self.look_up(self.absolute(name)).await.map_err(|reason| {
+        let addresses = self.look_up(self.absolute(name), subject.to_string()).await.map_err(|reason| {
             Failure::before_target(Code::TargetUnresolved, format!("{name} does not resolve: {reason}"))
         })?;
         self.remember(name, &addresses);
@@ -85,11 +91,13 @@ impl Resolver {
         if name.ends_with(".svc") { format!("{name}.{}.", self.domain) } else { format!("{name}.") }
     }
 
-    async fn look_up(&self, name: String) -> Result<Arc<[IpAddr]>, String> {
+    async fn look_up(&self, name: String, subject: String) -> Result<Arc<[IpAddr]>, String> {
+        // First one's own share, so that whoever waits for it holds nothing of what others need.
+        let share = self.share(subject).acquire_owned().await.map_err(|error| error.to_string())?;
         let permit = Arc::clone(&self.lookups).acquire_owned().await.map_err(|error| error.to_string())?;
         // The permit goes with the thread: a caller that gives up does not free what a dead DNS server holds.
         let looked_up = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
+            let _permits = (share, permit);
             (name.as_str(), 0).to_socket_addrs().map(|found| {
                 let mut addresses: Vec<IpAddr> = Vec::new();
                 for address in found.map(|address| address.ip().to_canonical()) {
@@ -106,6 +114,15 @@ impl Resolver {
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         }
+    }
+
+    fn share(&self, subject: String) -> Arc<Semaphore> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.len() >= LOOKUPS_MAX {
+            // Nobody waits with these or looks something up.
+            shares.retain(|_, share| Arc::strong_count(share) > 1);
+        }
+        Arc::clone(shares.entry(subject).or_insert_with(|| Arc::new(Semaphore::new(LOOKUPS_SHARE))))
     }
 
     fn remembered(&self, name: &str) -> Option<Arc<[IpAddr]>> {
@@ -126,6 +143,10 @@ impl Resolver {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn resolver() -> Resolver {
@@ -145,7 +166,7 @@ mod tests {
     async fn configured_names_and_addresses_need_no_dns() {
         for (host, address) in [("scorer.models.svc", "10.43.0.9"), ("10.42.0.5", "10.42.0.5"), ("fd00::1", "fd00::1")]
         {
-            let resolved = resolver().resolve(&host.parse().unwrap()).await.unwrap();
+            let resolved = resolver().resolve(&host.parse().unwrap(), &"corp/alice").await.unwrap();
             assert_eq!(*resolved, [address.parse::<IpAddr>().unwrap()]);
         }
     }
@@ -153,9 +174,27 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_resolve_is_named() {
         // RFC 6761: this top-level domain never resolves.
-        let failure = resolver().resolve(&"nothing.invalid".parse().unwrap()).await.unwrap_err();
+        let failure = resolver().resolve(&"nothing.invalid".parse().unwrap(), &"corp/alice").await.unwrap_err();
         assert_eq!(failure.code, Code::TargetUnresolved);
         assert!(failure.message.starts_with("nothing.invalid does not resolve"), "{failure}");
+    }
+
+    #[tokio::test]
+    async fn a_subject_whose_lookups_hang_holds_nobody_else_up() {
+        let resolver = resolver();
+        let host: Host = "nothing.invalid".parse().unwrap();
+        let alices = resolver.share("corp/alice".to_owned());
+        let hanging = Arc::clone(&alices).acquire_many_owned(LOOKUPS_SHARE as u32).await.unwrap();
+        let mut alice = pin!(resolver.resolve(&host, &"corp/alice"));
+        assert!(alice.as_mut().now_or_never().is_none());
+        resolver.resolve(&host, &"corp/bob").await.unwrap_err();
+        assert!(alice.as_mut().now_or_never().is_none(), "she has nothing left of her share");
+        drop(hanging);
+        alice.await.unwrap_err();
+        for number in 0..10 * LOOKUPS_MAX {
+            resolver.share(format!("corp/{number}"));
+        }
+        assert!(resolver.shares.lock().unwrap().len() <= LOOKUPS_MAX + 1, "shares of nobody are forgotten");
     }
 
     #[test]

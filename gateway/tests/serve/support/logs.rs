@@ -33,6 +33,16 @@ impl Lines {
         lines.filter(|line| line["target"] == "access" && line["kind"] == kind).collect()
     }
 
+    /// Waits until this stands in some line.
+    pub(crate) async fn wait_for(&self, text: &str) {
+        let seen = tokio::time::timeout(super::PATIENCE, async {
+            while !self.text().contains(text) {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        assert!(seen.await.is_ok(), "no line says {text}: {}", self.text());
+    }
+
     /// Everything.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()

@@ -116,6 +116,18 @@ fn trace_context_crosses_and_reaches_the_target() {
 }
 
 #[test]
+fn gateways_that_a_request_has_crossed_are_counted_on() {
+    for (field, counted) in [(None, 0), (Some("3"), 3), (Some("4294967295"), u32::MAX), (Some("-1"), 0), (Some("x"), 0)]
+    {
+        let pairs: Vec<_> = field.map(|hops| ("causeway-hops", hops)).into_iter().collect();
+        let parts = parts("GET", "/", &pairs);
+        let outgoing = Outgoing::read(&parts, Speaks::Connector, true).unwrap();
+        let (_, open) = outgoing.open(&target(), StreamId::new(SystemTime::UNIX_EPOCH));
+        assert_eq!(open.hops, counted, "{field:?}");
+    }
+}
+
+#[test]
 fn what_an_http_face_cannot_carry_is_refused() {
     assert_eq!(open(&parts("CONNECT", "example.com:443", &[]), Speaks::Connector).err(), Some(501));
     let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];

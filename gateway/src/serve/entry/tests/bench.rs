@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri};
 use identity::{
     ca::{Authority, Leaf, LeafRequest},
     tls::{
-        ServerTls,
+        Clients, ServerTls,
         cluster::{ClusterTrust, inner_name},
     },
 };
@@ -45,10 +45,11 @@ impl Bench {
     pub(super) async fn new(listen: &str) -> Self {
         let authority = Authority::generate("test", DAY).unwrap();
         let Leaf { certificate, key } = leaf(&authority, "causeway://factory-a", false);
+        let clients = Clients { ca: &authority.certificate, crl: None };
         Self {
             listener: TcpListener::bind("127.0.0.1:0").await.unwrap(),
             listen: serde_saphyr::from_str(&format!("address: 127.0.0.1:0\n{listen}")).unwrap(),
-            tls: ServerTls::from_pem_with_clients(&certificate, key.expose(), &authority.certificate, ALPN).unwrap(),
+            tls: ServerTls::from_pem_with_clients(&certificate, key.expose(), clients, ALPN).unwrap(),
             authority,
             gate: Gate::new(8, 8),
         }

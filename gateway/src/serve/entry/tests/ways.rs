@@ -67,7 +67,7 @@ async fn a_client_certificate_names_the_actor() {
         send(tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap(), PREFACE).await
     };
     let admitted = bench.preface(client).await;
-    assert_eq!(admitted.certificate.unwrap().to_string(), "mtls/spiffe://corp/connector");
+    assert_eq!(admitted.certificate.unwrap().principal.to_string(), "mtls/spiffe://corp/connector");
 }
 
 /// A PROXY header with an id.

@@ -98,6 +98,7 @@ fn names_that_are_ours_or_speak_for_others_do_not_reach_the_target() {
         names,
         [
             ("authorization", "Bearer app"),
+            ("causeway-hops", "1"),
             ("cookie", "a=b"),
             ("expect_", "100-continue"),
             ("forwarded", "for=10.1.2.3;host=\"scorer.models.svc:8080\";proto=http"),
@@ -107,6 +108,7 @@ fn names_that_are_ours_or_speak_for_others_do_not_reach_the_target() {
             ("x-forwarded-for", "10.1.2.3"),
             ("x-forwarded-host", "scorer.models.svc:8080"),
             ("x-forwarded-proto", "http"),
+            ("x-real-ip", "10.1.2.3"),
         ]
     );
     assert_eq!(sent.uri().to_string(), "/p?q");

@@ -76,7 +76,7 @@ pub fn check(request: KubernetesRequest, api: &Api) -> Result<Checked, Failure> 
         fields.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
     let (host, port) = (api.host.clone(), api.port);
-    Ok(Checked { secure: true, host, port, method, path, fields, length, upgrade, h2: false, expects })
+    Ok(Checked { secure: true, host, port, method, path, fields, length, hops: 1, upgrade, h2: false, expects })
 }
 
 struct Parsed {
