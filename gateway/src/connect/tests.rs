@@ -575,7 +575,8 @@ async fn a_broken_file_changes_nothing_and_is_told_with_line_and_key() {
     let (_gateway, gateway) = world.gateway(ANY.into()).await;
     let (connector, running) = world.connector(gateway).await;
     let good = std::fs::read_to_string(world.path("connector.yaml")).unwrap();
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = other.local_addr().unwrap();
     let also = format!("faces:\n  - {{ tcp: \"{taken}\", to: \"factory-a/x:1\" }}");
     let refusals = [
         (good.replace("    ways:", "    wayz:"), ["connector.yaml:4", "clusters.factory-a.wayz"]),
