@@ -31,7 +31,8 @@ async fn each_direction_of_a_tcp_stream_ends_by_itself_in_either_mode() {
             };
             let mut back = Vec::new();
             let (sent, received) = tokio::join!(sending, read.read_to_end(&mut back));
-            (sent.unwrap(), received.unwrap());
+            sent.unwrap();
+            received.unwrap();
             assert!(back == payload, "{} of {} bytes came back", back.len(), payload.len());
 
             // The service ends first: what the client says afterwards still arrives.

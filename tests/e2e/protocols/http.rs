@@ -166,7 +166,7 @@ async fn an_early_answer_arrives_while_the_upload_goes_on() {
         let mut client = TcpStream::connect(world.faces[0]).await.unwrap();
         let head = format!("POST /early HTTP/1.1\r\nhost: {}\r\ncontent-length: 200000\r\n\r\n", world.faces[0]);
         client.write_all(head.as_bytes()).await.unwrap();
-        client.write_all(&[b'x'; 100_000]).await.unwrap();
+        client.write_all(&vec![b'x'; 100_000]).await.unwrap();
         let mut seen = Vec::new();
         while !seen.ends_with(b"large\n") {
             assert!(client.read_buf(&mut seen).await.unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
@@ -174,7 +174,7 @@ async fn an_early_answer_arrives_while_the_upload_goes_on() {
         assert!(seen.starts_with(b"HTTP/1.1 413"));
         service.next("request").await;
         // The service has answered long ago, and is still given the rest, or learns that there is none.
-        drop(client.write_all(&[b'x'; 100_000]).await);
+        drop(client.write_all(&vec![b'x'; 100_000]).await);
         service.next("early over").await;
     })
     .await;
@@ -218,7 +218,7 @@ async fn uploads_may_be_huge_or_endless_and_break_off_with_the_client() {
             let mut client = TcpStream::connect(world.faces[0]).await.unwrap();
             let head = format!("POST /swallow HTTP/1.1\r\nhost: {}\r\n{framing}\r\n", world.faces[0]);
             client.write_all(head.as_bytes()).await.unwrap();
-            let piece = [b'x'; 64 * 1024];
+            let piece = vec![b'x'; 64 * 1024];
             for _ in 0..PLENTY / piece.len() {
                 if framing.starts_with("transfer") {
                     client.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await.unwrap();
