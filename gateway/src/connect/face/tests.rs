@@ -34,6 +34,8 @@ impl Face {
             guard: Guard::new(place, &config),
             login: None,
             allow_http: false,
+            bulk: false,
+            tls: None,
             clusters: Clusters::new([], ConnectMetrics::default()),
             tracer: Tracer::default(),
             clock: Arc::new(daemon::clock::SystemClock),

@@ -48,7 +48,8 @@ async fn requests_with_bodies_and_trailers_run_side_by_side() {
     let (mut answers, mut bodies) = (Vec::new(), Vec::new());
     for path in ["/a.B/One", "/a.B/Two"] {
         let (answer, body) = send.send_request(post(&setup, path, &[GRPC, ("te", "trailers")]), false).unwrap();
-        (answers.push(answer), bodies.push(body));
+        answers.push(answer);
+        bodies.push(body);
     }
     let mut calls = vec![setup.call().await, setup.call().await];
     let mut names = Vec::new();
