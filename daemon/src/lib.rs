@@ -11,5 +11,6 @@ pub mod process;
 pub mod reference;
 pub mod schema;
 pub mod shutdown;
+pub mod traces;
 pub mod watch;
 pub mod workers;

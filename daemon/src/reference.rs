@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use schemars::Schema;
 use serde_json::Value;
 
-use crate::schema::Place;
+use crate::{metrics::Metrics, schema::Place};
 
 /// Deepest key that is listed; ours have six parts at most, so only a type that holds itself ends here.
 const DEPTH_MAX: usize = 10;
@@ -50,6 +50,35 @@ pub fn catalogue_page(title: &str, rows: &[CatalogueRow]) -> String {
     let mut page = format!("## {title}\n\n| Code | Meaning | What to do |\n|---|---|---|\n");
     for CatalogueRow { code, meaning, remedy } in rows {
         let _ = writeln!(page, "| `{code}` | {} | {} |", cell(meaning), cell(remedy));
+    }
+    page
+}
+
+/// The families of a registry in which each has an example: name, type, labels and meaning, in a section of this title.
+pub fn metrics_page(title: &str, metrics: &Metrics) -> String {
+    let text = metrics.encode();
+    let mut page = format!("## {title}\n\n| Metric | Type | Labels | Meaning |\n|---|---|---|---|\n");
+    let mut help = "";
+    let lines: Vec<_> = text.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        if let Some(told) = line.strip_prefix("# HELP ") {
+            help = told.split_once(' ').map_or("", |(_, help)| help);
+        }
+        let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|told| told.split_once(' ')) else { continue };
+        let series = lines.get(at + 1).copied().unwrap_or_default();
+        let labels = series.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map_or("", |(labels, _)| labels);
+        let labels: Vec<_> = labels
+            .split(',')
+            .filter_map(|label| label.split_once('='))
+            .map(|(label, _)| label)
+            // The bounds of a histogram, which every one has.
+            .filter(|label| *label != "le")
+            .map(|label| format!("`{label}`"))
+            .collect();
+        let name = if kind == "counter" { format!("{name}_total") } else { name.to_owned() };
+        // The format ends each meaning with a full stop of its own.
+        let help = help.strip_suffix('.').unwrap_or(help);
+        let _ = writeln!(page, "| `{name}` | {kind} | {} | {} |", labels.join(", "), cell(help));
     }
     page
 }

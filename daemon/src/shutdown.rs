@@ -1,5 +1,7 @@
 //! Two-stage shutdown: draining (finish what is there, take nothing new), then force. Tasks are owned by one tracker.
 //!
+//! What tells others about the work, such as an exporter, is owned by a second tracker and ends after all work has.
+//!
 //! Whoever accepts work watches [`Shutdown::draining`]; whoever does work watches [`Shutdown::forced`]. A task that
 //! ignores both is left behind after [`FORCE_WAIT`] and dies with its runtime.
 use std::time::Duration;
@@ -16,12 +18,21 @@ pub struct Shutdown {
     drain: CancellationToken,
     force: CancellationToken,
     tracker: TaskTracker,
+    /// Set when all work has ended, one way or the other.
+    over: CancellationToken,
+    last: TaskTracker,
 }
 
 impl Shutdown {
     /// A shutdown that nobody has asked for yet.
     pub fn new() -> Self {
-        Self { drain: CancellationToken::new(), force: CancellationToken::new(), tracker: TaskTracker::new() }
+        Self {
+            drain: CancellationToken::new(),
+            force: CancellationToken::new(),
+            tracker: TaskTracker::new(),
+            over: CancellationToken::new(),
+            last: TaskTracker::new(),
+        }
     }
 
     /// Resolves when draining begins.
@@ -69,6 +80,16 @@ impl Shutdown {
         self.tracker.spawn_on(task, runtime)
     }
 
+    /// Spawns a task that outlives all work: it is expected to end soon after [`Shutdown::over`], and left behind otherwise.
+    pub fn spawn_last(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.last.spawn(task);
+    }
+
+    /// Resolves when all work has ended.
+    pub async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
     /// Begins draining.
     pub fn begin(&self) {
         self.drain.cancel();
@@ -93,12 +114,14 @@ impl Shutdown {
         }
         let cut = self.tracker.len();
         self.force.cancel();
-        if cut == 0 {
-            return Outcome::Drained;
+        if cut > 0 {
+            // Running into the limit changes nothing about the answer: those tasks were cut either way.
+            let _ = tokio::time::timeout(FORCE_WAIT, self.tracker.wait()).await;
         }
-        // Running into the limit changes nothing about the answer: those tasks were cut either way.
-        let _ = tokio::time::timeout(FORCE_WAIT, self.tracker.wait()).await;
-        Outcome::Forced(cut)
+        self.over.cancel();
+        self.last.close();
+        let _ = tokio::time::timeout(FORCE_WAIT, self.last.wait()).await;
+        if cut == 0 { Outcome::Drained } else { Outcome::Forced(cut) }
     }
 }
 
@@ -151,6 +174,27 @@ mod tests {
         let began = Instant::now();
         assert_eq!(shutdown.run(GRACE).await, Outcome::Forced(2));
         assert_eq!(began.elapsed(), GRACE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn last_tasks_see_the_end_of_all_work_and_delay_it_by_no_more_than_the_force_wait() {
+        let shutdown = Shutdown::new();
+        let work = shutdown.clone();
+        shutdown.spawn(async move {
+            work.draining().await;
+            sleep(Duration::from_secs(3)).await;
+        });
+        let last = shutdown.clone();
+        let began = Instant::now();
+        let (told, seen) = tokio::sync::oneshot::channel();
+        shutdown.spawn_last(async move {
+            last.over().await;
+            told.send(began.elapsed()).unwrap();
+        });
+        shutdown.spawn_last(std::future::pending());
+        assert_eq!(shutdown.run(GRACE).await, Outcome::Drained);
+        assert_eq!(seen.await.unwrap(), Duration::from_secs(3));
+        assert_eq!(began.elapsed(), Duration::from_secs(3) + FORCE_WAIT);
     }
 
     #[tokio::test(start_paused = true)]

@@ -18,6 +18,7 @@ use proto::tunnel::{
 };
 use tokio::io::AsyncRead;
 
+use crate::blocked::Blocked;
 use crate::connect::{
     Cluster, Config, StartError,
     actor::bearer,
@@ -215,6 +216,10 @@ pub async fn send(config: Loaded<Config>, context: &Context, call: Call) -> Resu
     let failed = |refusal: Refusal| CallError::Failed(Box::new(Failed::of(refusal, stream, &call.cluster)));
 
     let outgoing = Outgoing::read(&parts, speaks, call.body.is_none()).map_err(failed)?;
+    if let Some(protocol) = outgoing.upgrade() {
+        let text = format!("`gateway call` sends one request and does not change to `{protocol}`: use an http face");
+        return Err(failed(Refusal::unsupported(text)));
+    }
     let (metadata, open) = outgoing.open(&target, stream);
     let Opened { client, driver, way, address, .. } = opened;
     context.shutdown.spawn(driver);
@@ -224,12 +229,13 @@ pub async fn send(config: Loaded<Config>, context: &Context, call: Call) -> Resu
         // What goes wrong with what is sent is told by the half that receives, and better.
         None => drop(sender.fin(pb::Fin::default()).await),
         Some(body) => {
-            let upload = Upload::new(body, Arc::<AtomicU64>::default());
+            let upload = Upload::new(body, Arc::<AtomicU64>::default(), Blocked::default());
             upload.commit();
             context.shutdown.spawn(upload.send(sender));
         }
     }
-    let (status, fields) = head::receive(&mut receiver).await.map_err(|failure| failed(Refusal::from(failure)))?;
+    let (status, fields) =
+        head::receive(&mut receiver, false, |_| {}).await.map_err(|failure| failed(Refusal::from(failure)))?;
     Ok(Answer {
         status,
         fields,

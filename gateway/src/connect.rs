@@ -13,7 +13,7 @@ pub(crate) mod face;
 #[cfg(test)]
 mod fake;
 mod in_force;
-mod metrics;
+pub mod metrics;
 pub mod place;
 mod reload;
 pub(crate) mod stream_id;
@@ -27,7 +27,7 @@ use daemon::{
     config::{ConfigError, Loaded},
     process::{Context, StartFailure},
 };
-use identity::{tls::TlsError, token::TokenError};
+use identity::{http_client::HttpError, tls::TlsError, token::TokenError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::cluster::Cluster;
@@ -36,12 +36,13 @@ use self::{
     clusters::Clusters,
     face::{Ground, kubernetes::authority::AuthorityError},
     in_force::{Faces, InForce},
-    metrics::ConnectMetrics,
+    metrics::{ConnectMetrics, CredentialLeft},
     place::{Place, PlaceError},
     reload::{Configuration, Follower},
     tunnels::Tunnels,
     way::proof::ProofError,
 };
+use crate::traces;
 
 /// A running connector.
 #[derive(Debug)]
@@ -103,6 +104,9 @@ pub enum StartError {
         /// What is wrong with it.
         message: String,
     },
+    /// Spans cannot be exported.
+    #[error("traces: cannot be exported")]
+    Traces(#[source] HttpError),
     /// A face's socket has a path that cannot be used.
     #[error("faces: {place} cannot be used")]
     Place {
@@ -144,15 +148,20 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let metrics = ConnectMetrics::register(&context.metrics);
     let budget = crate::held::budget(config.values.limits.buffers, &context.metrics);
     let connections = TaskTracker::new();
+    let tracer = traces::start(config.values.traces.as_ref(), "causeway-connector", &config.base, &context)
+        .map_err(StartError::Traces)?;
     let ground = Ground {
         authority: None,
         clusters: Clusters::new([], metrics.clone()),
+        tracer,
         clock: Arc::clone(&context.clock),
         shutdown: context.shutdown.clone(),
         connections: connections.clone(),
         workers: context.workers.clone(),
         clients: context.workers.spread(),
     };
+    let left = CredentialLeft { clusters: ground.clusters.clone(), clock: Arc::clone(&context.clock) };
+    context.metrics.register(|registry| registry.register_collector(Box::new(left)));
     let stop = CancellationToken::new();
     let mut in_force = InForce::new(ground, context.clone(), metrics, budget, stop.clone());
     let prepared = in_force.prepare(&config).await?;

@@ -26,6 +26,7 @@ use daemon::{
     process::{Context, StartFailure},
 };
 use identity::{
+    http_client::HttpError,
     jwt::{self, Authenticators},
     tls::TlsError,
 };
@@ -33,12 +34,14 @@ use tokio::net::TcpListener;
 
 pub use config::Config;
 
+use crate::traces;
+
 use self::{
     cluster::{Authority, ClientFiles, IdentityError, Shown},
     enforced::{Loader, PolicyError},
     gateway::Gateway,
     limits::Ledger,
-    metrics::Metrics,
+    metrics::{CredentialLeft, Metrics},
     port::Port,
     reload::Follower,
     session::services::Services,
@@ -81,6 +84,9 @@ pub enum StartError {
     /// The audit file cannot be written.
     #[error("the audit stream is not usable")]
     Audit(#[from] daemon::audit::OpenError),
+    /// Spans cannot be exported.
+    #[error("traces: cannot be exported")]
+    Traces(#[source] HttpError),
     /// The port cannot be bound.
     #[error("{address} cannot be bound")]
     Bind {
@@ -98,7 +104,8 @@ impl StartFailure for StartError {
             Self::Authenticators(_)
             | Self::Targets(_)
             | Self::Kubernetes(_)
-            | Self::Identity(IdentityError::ClientCa { .. }) => true,
+            | Self::Identity(IdentityError::ClientCa { .. })
+            | Self::Traces(_) => true,
             Self::Identity(_) | Self::Audit(_) | Self::Bind { .. } => false,
         }
     }
@@ -113,6 +120,8 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
     let guard = context.readiness.guard("tunnel port");
     let journal = Journal::start(values.audit.as_ref(), &base, &context)?;
     let policies = enforced::start(Loader::new(&values, &base, &path), journal.clone(), &context)?;
+    let tracer =
+        traces::start(values.traces.as_ref(), "causeway-gateway", &base, &context).map_err(StartError::Traces)?;
     let manners = Manners::new(&values.targets, &base).map_err(StartError::Targets)?;
     let shown = Arc::new(show(&values, &base, &context)?);
     let clock = Arc::clone(&context.clock);
@@ -143,9 +152,12 @@ pub async fn start(config: Loaded<Config>, context: Context) -> Result<Running, 
         pools: Pools::new(&context.workers),
         budget: held::budget(buffers, &context.metrics),
         metrics: Metrics::register(&context.metrics),
+        tracer,
         context: context.clone(),
     });
     status(&gateway);
+    let left = CredentialLeft { shown: Arc::clone(&shown), clock: Arc::clone(&context.clock) };
+    context.metrics.register(|registry| registry.register_collector(Box::new(left)));
     let services = Arc::new(Services::start(&gateway).await);
     let port = Port::new(listener, values.listen, &gateway);
     context.shutdown.spawn(shown.keep_fresh(context.clone(), journal));

@@ -2,6 +2,7 @@
 
 pub mod budget;
 pub mod client;
+pub mod deadline;
 pub mod failure;
 pub mod hold;
 pub mod message;

@@ -20,7 +20,7 @@ async def main():
     try:
         socket = await websockets.connect(
             OPTIONS["url"],
-            ssl=trust(),
+            ssl=trust() if "ca" in OPTIONS else None,
             proxy=None,
             max_size=None,
             subprotocols=OPTIONS.get("protocols"),

@@ -12,6 +12,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod namespace;
 pub mod nginx;
+pub mod node;
 pub mod pattern;
 pub mod pki;
 pub mod process;

@@ -1,7 +1,14 @@
 //! Python's `websockets`, and what is written with it from the published protocol alone.
+use std::path::Path;
+
 use serde_json::{Value, json};
 
 use crate::{driver::Driver, namespace::Namespace, process::Spec, programs::repository};
+
+/// Runs one of the scripts in `tests/python`.
+pub fn script(name: &str, script: &str, folder: &Path, options: &Value) -> Driver {
+    Driver::start(spec(name, script, folder, options))
+}
 
 /// A WebSocket sender, dialling; `rest` is suffix and query.
 pub fn sender(namespace: &Namespace, entity: &str, rest: &str, more: Value) -> Driver {
@@ -27,18 +34,22 @@ pub fn describe(namespace: &Namespace, entity: &str) -> Driver {
 }
 
 fn python(name: &str, script: &str, namespace: &Namespace, mut options: Value, more: Value) -> Spec {
-    let program = repository().join("target/tools/python/bin/python");
-    assert!(program.exists(), "{} is missing: run `tests/run setup`", program.display());
     options["ca"] = namespace.path().join("ca.pem").to_string_lossy().into();
     if let (Some(options), Value::Object(more)) = (options.as_object_mut(), more) {
         options.extend(more);
     }
+    spec(name, script, namespace.path(), &options)
+}
+
+fn spec(name: &str, script: &str, folder: &Path, options: &Value) -> Spec {
+    let program = repository().join("target/tools/python/bin/python");
+    assert!(program.exists(), "{} is missing: run `tests/run setup`", program.display());
     Spec {
         name: name.to_owned(),
         program,
         args: vec![repository().join("tests/python").join(script).into_os_string(), options.to_string().into()],
         // No folder of compiled scripts in the repository.
         env: vec![("PYTHONDONTWRITEBYTECODE".to_owned(), "1".into())],
-        directory: namespace.path().to_owned(),
+        directory: folder.to_owned(),
     }
 }

@@ -128,6 +128,44 @@ impl Events {
     }
 }
 
+/// A service that says something, ends its own direction, and then hears the other side out.
+#[derive(Debug)]
+pub struct Greeting {
+    /// Where it listens.
+    pub address: SocketAddr,
+    heard: mpsc::UnboundedReceiver<usize>,
+    _target: Target,
+}
+
+impl Greeting {
+    /// Starts it.
+    pub async fn start(words: &'static [u8]) -> Self {
+        let (told, heard) = mpsc::unbounded_channel();
+        let target = Target::serve(move |mut stream| {
+            let told = told.clone();
+            async move {
+                stream.write_all(words).await?;
+                stream.shutdown().await?;
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).await?;
+                // A test that has ended asks no more.
+                let _ = told.send(all.len());
+                Ok(())
+            }
+        })
+        .await;
+        Self { address: target.address, heard, _target: target }
+    }
+
+    /// How many bytes the next client had said when it ended.
+    ///
+    /// # Panics
+    /// When the service has ended.
+    pub async fn heard(&mut self) -> usize {
+        self.heard.recv().await.expect("the service is there")
+    }
+}
+
 /// An address on which nobody listens, and nobody will: the port is bound, but not listening.
 #[derive(Debug)]
 pub struct Refusing {

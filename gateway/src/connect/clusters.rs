@@ -50,6 +50,14 @@ impl Lead {
     }
 }
 
+/// A cluster that streams of a face can go to.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) tunnels: Tunnels,
+    pub(crate) metrics: Arc<FaceMetrics>,
+}
+
 impl Clusters {
     pub(crate) fn new(known: impl IntoIterator<Item = Tunnels>, metrics: ConnectMetrics) -> Self {
         let nowhere = Arc::new(Handles::of("", &metrics));
@@ -109,11 +117,20 @@ impl Clusters {
     /// # Errors
     /// Its cluster is not in the configuration (any more).
     pub(crate) fn lead(&self, target: Arc<Target>, kind: FaceKind) -> Result<Lead, Failure> {
-        let Some(Known { tunnels, handles }) = self.known.load().get(&target.cluster).cloned() else {
-            let text = format!("no cluster `{}` is configured", target.cluster);
+        let Reach { tunnels, metrics, .. } = self.reach(&target.cluster, kind)?;
+        Ok(Lead { target, tunnels, metrics })
+    }
+
+    /// How to get to a cluster from a face of this kind.
+    ///
+    /// # Errors
+    /// It is not in the configuration (any more).
+    pub(crate) fn reach(&self, cluster: &Arc<str>, kind: FaceKind) -> Result<Reach, Failure> {
+        let Some(Known { tunnels, handles }) = self.known.load().get(cluster).cloned() else {
+            let text = format!("no cluster `{cluster}` is configured");
             return Err(Failure::before_target(Code::InvalidRequest, text));
         };
-        Ok(Lead { target, tunnels, metrics: handles.get(kind) })
+        Ok(Reach { cluster: Arc::clone(cluster), tunnels, metrics: handles.get(kind) })
     }
 
     /// Handles of those streams of a kind of face that were refused before a cluster was known.

@@ -46,6 +46,10 @@ pub struct Config {
     /// their names; token sources follow the environment.
     #[serde(default)]
     pub proxy: ProxyConfig,
+    /// Where spans of streams go, by OTLP; default nowhere. The caller's trace is passed on either way. A change needs a
+    /// restart.
+    #[serde(default)]
+    pub traces: Option<daemon::traces::Config>,
     /// Limits. Each refusal names the one that was reached.
     #[serde(default)]
     pub limits: Limits,
@@ -113,12 +117,12 @@ pub struct WayConfig {
     pub join: Option<SecretRef>,
 }
 
-/// A local face: exactly one of `http`, `tcp`, `socks5`, `connect` and `kubernetes`. Each listens at `<address>:<port>`, port 0 letting
+/// A local face: exactly one of `http`, `tcp`, `socks5`, `connect`, `kubernetes` and `grpc`. Each listens at `<address>:<port>`, port 0 letting
 /// the kernel choose, or at `unix:<path>`, a socket for this user alone.
 #[derive(Debug, Clone, PartialEq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FaceConfig {
-    /// Serve HTTP/1.1 here.
+    /// Serve HTTP/1.1 here and, to clients that begin with it, HTTP/2 (gRPC included).
     #[serde(default)]
     pub http: Option<Place>,
     /// Take TCP connections here.
@@ -134,14 +138,17 @@ pub struct FaceConfig {
     /// needs to use it.
     #[serde(default)]
     pub kubernetes: Option<Place>,
-    /// Where it leads: `cluster/host:port` for `http` and `tcp`, a `cluster` for `kubernetes`. The others may name a `cluster` for what does not name one
-    /// itself, addresses included; default none.
+    /// Serve the tunnel's own gRPC contract, `causeway.tunnel.v1`, to programs here.
+    #[serde(default)]
+    pub grpc: Option<Place>,
+    /// Where it leads: `cluster/host:port` for `http` and `tcp`, a `cluster` for `kubernetes` and `grpc`. The others may name
+    /// a `cluster` for what does not name one itself, addresses included; default none.
     #[serde(default)]
     pub to: Option<To>,
     /// `http`: where requests lead by host name and path, in place of `to`; the first route that fits counts.
     #[serde(default)]
     pub routes: Vec<RouteConfig>,
-    /// Whose requests these are: with `caller` a token must come with each; default `caller` for `http` and `kubernetes`,
+    /// Whose requests these are: with `caller` a token must come with each; default `caller` for `http`, `kubernetes` and `grpc`,
     /// `connector` for the others.
     #[serde(default, rename = "as")]
     pub speaks: Option<Speaks>,
@@ -149,6 +156,10 @@ pub struct FaceConfig {
     /// none. A `tcp` face asks for them when it is spoken to in HTTP.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// `http`: origins of web pages whose requests and WebSockets are served, such as `https://app.example`; `self` is for
+    /// pages that this face itself has served. Default none.
+    #[serde(default)]
+    pub origins: Vec<String>,
     /// `tcp`: carry HTTP from anybody, web pages in this machine's browsers included; default false.
     #[serde(default)]
     pub allow_http: bool,
@@ -218,7 +229,7 @@ impl Speaks {
 /// What a face speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FaceKind {
-    /// HTTP/1.1.
+    /// HTTP.
     Http,
     /// Bytes.
     Tcp,
@@ -228,11 +239,13 @@ pub enum FaceKind {
     Connect,
     /// A cluster's API server.
     Kubernetes,
+    /// The tunnel's own contract.
+    Grpc,
 }
 
 impl FaceKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: &[Self] = &[Self::Http, Self::Tcp, Self::Socks5, Self::Connect, Self::Kubernetes];
+    pub const ALL: &[Self] = &[Self::Http, Self::Tcp, Self::Socks5, Self::Connect, Self::Kubernetes, Self::Grpc];
 
     /// The word in the file and in logs.
     pub fn name(self) -> &'static str {
@@ -242,13 +255,14 @@ impl FaceKind {
             Self::Socks5 => "socks5",
             Self::Connect => "connect",
             Self::Kubernetes => "kubernetes",
+            Self::Grpc => "grpc",
         }
     }
 
     /// As whom it speaks unless the file says otherwise (SD-3).
     fn speaks(self) -> Speaks {
         match self {
-            Self::Http | Self::Kubernetes => Speaks::Caller,
+            Self::Http | Self::Kubernetes | Self::Grpc => Speaks::Caller,
             Self::Tcp | Self::Socks5 | Self::Connect => Speaks::Connector,
         }
     }
@@ -265,7 +279,7 @@ fn tunnels_default() -> usize {
 impl FaceConfig {
     /// Kind and place, if exactly one is given.
     pub fn place(&self) -> Option<(FaceKind, &Place)> {
-        let places = [&self.http, &self.tcp, &self.socks5, &self.connect, &self.kubernetes];
+        let places = [&self.http, &self.tcp, &self.socks5, &self.connect, &self.kubernetes, &self.grpc];
         let mut given = FaceKind::ALL.iter().zip(places).filter_map(|(kind, place)| Some((*kind, place.as_ref()?)));
         given.next().filter(|_| given.next().is_none())
     }
@@ -314,6 +328,9 @@ impl Validate for Config {
         if self.limits.buffers.0 < BUFFERS_MIN {
             let message = format!("at least {}, what one or two streams need", Size(BUFFERS_MIN));
             return Err(problem("limits.buffers", message));
+        }
+        if let Some(traces) = &self.traces {
+            traces.validate().map_err(|(key, message)| problem(format!("traces.{key}"), message))?;
         }
         let mut taken = BTreeSet::new();
         for (index, face) in self.faces.iter().enumerate() {

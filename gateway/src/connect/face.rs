@@ -3,6 +3,7 @@
 mod carry;
 mod connect;
 mod farewell;
+mod grpc;
 pub(crate) mod guard;
 pub(crate) mod head;
 mod http;
@@ -26,6 +27,7 @@ use ::http::{HeaderMap, Uri, header};
 use daemon::{
     clock::SharedClock,
     shutdown::Shutdown,
+    traces::Tracer,
     workers::{Spread, Workers},
 };
 use identity::ca::Authority;
@@ -39,12 +41,13 @@ pub(crate) use self::{listener::Listener, login::Login};
 use super::{
     access::Access,
     bulk::BULK,
-    clusters::{Clusters, Lead},
+    clusters::{Clusters, Lead, Reach},
     config::{FaceConfig, FaceKind, Speaks},
     place::Place,
     stream_id::StreamId,
     target::Target,
 };
+use crate::traces;
 
 /// Connections of one face at a time: as many streams as two tunnels carry. Further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 2000;
@@ -59,6 +62,7 @@ const ARRIVING: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub(crate) struct Ground {
     pub(crate) clusters: Clusters,
+    pub(crate) tracer: Tracer,
     pub(crate) clock: SharedClock,
     pub(crate) shutdown: Shutdown,
     /// Signs the certificates of faces that speak TLS, where there are any.
@@ -88,6 +92,7 @@ pub(crate) struct Face {
     /// Its streams are bulk.
     bulk: bool,
     clusters: Clusters,
+    tracer: Tracer,
     clock: SharedClock,
     pub(crate) shutdown: Life,
 }
@@ -123,6 +128,7 @@ impl Bound {
             allow_http: config.allow_http,
             bulk: config.bulk,
             clusters: ground.clusters.clone(),
+            tracer: ground.tracer.clone(),
             clock: Arc::clone(&ground.clock),
             shutdown: Life::new(&ground.shutdown),
             address,
@@ -189,13 +195,20 @@ impl Face {
             FaceKind::Socks5 => socks5::serve(self, client).await,
             FaceKind::Connect => connect::serve(self, client).await,
             FaceKind::Kubernetes => kubernetes::serve(self, client).await,
+            FaceKind::Grpc => grpc::serve(self, client).await,
         }
     }
 
     /// The account of a stream that begins now.
     fn access(&self) -> Access {
-        let stream = StreamId::new(self.clock.now());
-        Access::new(stream, self.kind, self.speaks, self.clusters.nowhere(self.kind))
+        self.access_of(&HeaderMap::new())
+    }
+
+    /// The same for one whose client may say which trace it belongs to.
+    fn access_of(&self, fields: &HeaderMap) -> Access {
+        let now = self.clock.now();
+        let span = self.tracer.begin(traces::parent(fields).as_ref(), now);
+        Access::new(StreamId::new(now), self.kind, self.speaks, self.clusters.nowhere(self.kind), span)
     }
 
     /// Where a request of an HTTP face goes.
@@ -213,6 +226,12 @@ impl Face {
         let bulk = self.bulk || self.clusters.memory.expects(&target);
         let lead = self.clusters.lead(target, self.kind)?;
         Ok(if bulk { lead.for_bulk() } else { lead })
+    }
+
+    /// The cluster of a face whose clients name the rest.
+    fn reach(&self) -> Result<Reach, Refusal> {
+        let cluster = self.wiring.default().ok_or_else(Refusal::unrouted)?;
+        self.clusters.reach(cluster, self.kind).map_err(Refusal::ours)
     }
 
     /// Where the client of a proxy face wants to go.

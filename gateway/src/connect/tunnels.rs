@@ -18,7 +18,7 @@ use std::{
 use daemon::workers::Worker;
 use http::HeaderMap;
 use proto::tunnel::{
-    client::{Client, Sender},
+    client::{Client, Sender, Watch},
     failure::{Code, Failure, Reached},
     pb,
     receive::Receiver,
@@ -196,6 +196,18 @@ impl Tunnels {
         }
     }
 
+    /// `Describe`, as whoever the metadata speaks for.
+    pub(crate) async fn describe(&self, metadata: &HeaderMap) -> Result<pb::DescribeResponse, Failure> {
+        let tunnel = self.pick(tokio::time::Instant::now() + WAIT_FOR_TUNNEL, None).await?;
+        tunnel.client.describe(metadata.clone()).await
+    }
+
+    /// `Watch`, as whoever the metadata speaks for.
+    pub(crate) async fn watch(&self, metadata: &HeaderMap) -> Result<Watch, Failure> {
+        let tunnel = self.pick(tokio::time::Instant::now() + WAIT_FOR_TUNNEL, None).await?;
+        tunnel.client.watch(metadata.clone()).await
+    }
+
     /// The least loaded open tunnel; waits until `deadline` for one.
     async fn pick(&self, deadline: tokio::time::Instant, avoid: Option<u64>) -> Result<Arc<Tunnel>, Failure> {
         if let Some(tunnel) = self.least_loaded(avoid) {
@@ -300,6 +312,12 @@ impl Tunnels {
     pub(crate) fn is_on(&self, worker: Worker) -> bool {
         let fits = |tunnel: &Arc<Tunnel>| tunnel.lane == self.lane && tunnel.worker == worker;
         self.live().iter().any(|tunnel| fits(tunnel) && tunnel.client.is_open())
+    }
+
+    /// When the actor's proof ends on the tunnel where it ends first (Unix seconds), if anybody knows.
+    pub(crate) fn first_expiry(&self) -> Option<i64> {
+        let expiry = |tunnel: &Arc<Tunnel>| tunnel.told.lock().unwrap_or_else(PoisonError::into_inner).actor_expires;
+        self.live().iter().map(expiry).filter(|expires| *expires > 0).min()
     }
 
     /// What `/statusz` tells about this cluster.

@@ -221,6 +221,14 @@ impl Authority {
     }
 }
 
+/// When a leaf ends, PEM.
+fn ends(pem: &str) -> Option<SystemTime> {
+    let chain = chain(pem)?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(std::time::Duration::from_secs(seconds))
+}
+
 /// What we need to know of a leaf.
 struct Facts {
     hosts: Vec<String>,

@@ -69,6 +69,10 @@ pub struct Config {
     /// nowhere but the log.
     #[serde(default)]
     pub audit: Option<AuditConfig>,
+    /// Where spans of streams go, by OTLP. Default: nowhere; the caller's trace is passed on either way. A change needs a
+    /// restart.
+    #[serde(default)]
+    pub traces: Option<daemon::traces::Config>,
     /// Limits.
     #[serde(default)]
     pub limits: Limits,
@@ -384,6 +388,9 @@ impl Validate for Config {
         }
         if limits.buffers.0 < BUFFERS_MIN {
             return wrong("limits.buffers", format!("at least {}, what one or two streams need", Size(BUFFERS_MIN)));
+        }
+        if let Some(traces) = &self.traces {
+            traces.validate().map_err(|(key, message)| (format!("traces.{key}"), message))?;
         }
         for (index, target) in self.targets.iter().enumerate() {
             target.validate().map_err(|(key, message)| (format!("targets[{index}].{key}"), message))?;

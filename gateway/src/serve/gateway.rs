@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
-use daemon::{audit::Journal, process::Context};
+use daemon::{audit::Journal, process::Context, traces::Tracer};
 use identity::jwt::Authenticators;
 use proto::tunnel::{
     budget::Budget,
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub budget: Budget,
     /// Metrics.
     pub metrics: Arc<Metrics>,
+    /// Makes a span of each stream.
+    pub tracer: Tracer,
     /// Clock and shutdown.
     pub context: Context,
 }

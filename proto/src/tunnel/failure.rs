@@ -73,6 +73,8 @@ pub enum Code {
     TargetTimeout,
     /// The target broke the connection or its protocol.
     TargetBroken,
+    /// The caller's own deadline has passed.
+    DeadlineExceeded,
     /// A limit was reached.
     LimitReached,
     /// The gateway may do nothing that it cannot write down.
@@ -111,6 +113,7 @@ impl Code {
         Self::TargetRefused,
         Self::TargetTimeout,
         Self::TargetBroken,
+        Self::DeadlineExceeded,
         Self::LimitReached,
         Self::AuditUnavailable,
         Self::Draining,
@@ -158,7 +161,7 @@ impl Code {
             Grpc::InvalidArgument | Grpc::FailedPrecondition | Grpc::OutOfRange | Grpc::NotFound => {
                 Self::InvalidRequest
             }
-            Grpc::DeadlineExceeded => Self::TargetTimeout,
+            Grpc::DeadlineExceeded => Self::DeadlineExceeded,
             Grpc::PermissionDenied => Self::PolicyDenied,
             Grpc::ResourceExhausted => Self::LimitReached,
             Grpc::Unimplemented => Self::Unsupported,
@@ -248,6 +251,13 @@ impl Code {
                 502,
                 "The target broke the connection or its protocol before it had finished.",
                 "Look at the target's own log for this time.",
+            ),
+            Self::DeadlineExceeded => (
+                "deadline_exceeded",
+                Grpc::DeadlineExceeded,
+                504,
+                "The deadline that the caller set for its call (`grpc-timeout`) has passed.",
+                "Give the call more time, or find out from the access lines where the time goes.",
             ),
             Self::LimitReached => (
                 "limit_reached",

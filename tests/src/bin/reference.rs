@@ -1,13 +1,15 @@
-//! Writes `docs/configuration.md` and `docs/errors.md` from what the code says about itself; with `--check`, says whether
-//! they are what it would write. The pages hold nothing of their own, so they cannot fall behind. Either way it holds the
+//! Writes `docs/configuration.md`, `docs/errors.md` and `docs/metrics.md` from what the code says about itself; with
+//! `--check`, says whether they are what it would write. The pages hold nothing of their own, so they cannot fall behind. Either way it holds the
 //! conformance table, which people write, to the tests.
 use std::{fmt::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use causeway_tests::{conformance, programs::repository};
 use daemon::{
-    reference::{CatalogueRow, catalogue_page, config_page},
+    metrics::Metrics,
+    reference::{CatalogueRow, catalogue_page, config_page, metrics_page},
     schema::{of_file, of_program},
+    traces,
 };
 
 /// First line of each page.
@@ -23,6 +25,11 @@ const CONFIGURATION: &str = "# Configuration\n\n\
 const ERRORS: &str = "# Errors\n\n\
     Codes are stable: they stand in answers, logs and metrics, and their meaning does not change.\n";
 
+const METRICS: &str = "# Metrics\n\n\
+    Served in the OpenMetrics format on `/metrics` of the admin port. Labels come from the configuration and from closed \
+    lists, never from a peer. Bytes, times and failures of a stream are counted when it ends. The spans of the same streams \
+    go to a collector when `traces` is configured, and are counted here too.\n";
+
 fn main() -> anyhow::Result<ExitCode> {
     let check = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
         [] => false,
@@ -31,7 +38,7 @@ fn main() -> anyhow::Result<ExitCode> {
     };
     let folder = repository().join("docs");
     let mut stale = false;
-    for (name, text) in [("configuration.md", configuration()), ("errors.md", errors())] {
+    for (name, text) in [("configuration.md", configuration()), ("errors.md", errors()), ("metrics.md", metrics())] {
         let path = folder.join(name);
         if check {
             let there = std::fs::read_to_string(&path).unwrap_or_default();
@@ -113,6 +120,23 @@ fn errors() -> String {
         catalogue!("Token sources: why there is no token", identity::token::ErrorCode),
     ];
     page(ERRORS, &pages)
+}
+
+/// The families that the connector and the gateway register, from an example of each.
+fn metrics() -> String {
+    let spans = |metrics: &Metrics| {
+        let nowhere = traces::Config { otlp: "http://collector:4318".to_owned(), ca: None, sample: 1.0 };
+        drop(traces::tracer(&nowhere, metrics));
+    };
+    let connector = Metrics::new("causeway_connector");
+    gateway::connect::metrics::example(&connector);
+    spans(&connector);
+    let gateway = Metrics::new("causeway_gateway");
+    gateway::serve::metrics::example(&gateway);
+    spans(&gateway);
+    let pages =
+        [metrics_page("Connector: `gateway connect`", &connector), metrics_page("Gateway: `gateway serve`", &gateway)];
+    page(METRICS, &pages)
 }
 
 fn page(head: &str, sections: &[String]) -> String {

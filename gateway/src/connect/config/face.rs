@@ -31,6 +31,15 @@ impl FaceConfig {
                 format!("`{host}` is no value of Host: write a host name or address, with or without `:<port>`"),
             ));
         }
+        if kind != FaceKind::Http && !self.origins.is_empty() {
+            return Err(problem(format!("{key}.origins"), "only an http face serves web pages: remove it"));
+        }
+        if let Some((index, origin)) = self.origins.iter().enumerate().find(|(_, text)| !guard::is_origin(text)) {
+            return Err(problem(
+                format!("{key}.origins[{index}]"),
+                format!("`{origin}` is no origin: write https://<host>[:<port>] without a path, or `self`"),
+            ));
+        }
         if kind != FaceKind::Tcp && self.allow_http {
             return Err(problem(format!("{key}.allow_http"), "only a tcp face has this key: remove it"));
         }
@@ -44,7 +53,7 @@ impl FaceConfig {
         if !place.is_private() && !self.open_to_network && self.login.is_none() {
             let or = match kind {
                 FaceKind::Socks5 | FaceKind::Connect => "add `login:`, or ",
-                FaceKind::Http | FaceKind::Tcp | FaceKind::Kubernetes => "",
+                FaceKind::Http | FaceKind::Tcp | FaceKind::Kubernetes | FaceKind::Grpc => "",
             };
             return Err(problem(
                 format!("{key}.{}", kind.name()),
@@ -86,6 +95,13 @@ impl FaceConfig {
                 return Err(problem(
                     format!("{key}.to"),
                     "a kubernetes face leads to the API server of one cluster: write `to: <cluster>`",
+                ));
+            }
+            (FaceKind::Grpc, Some(To::Cluster(_))) => {}
+            (FaceKind::Grpc, _) => {
+                return Err(problem(
+                    format!("{key}.to"),
+                    "calls at a grpc face name the target themselves: write `to: <cluster>`",
                 ));
             }
             (FaceKind::Socks5 | FaceKind::Connect, None | Some(To::Cluster(_))) => {}

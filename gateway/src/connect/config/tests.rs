@@ -78,6 +78,8 @@ fn what_cannot_work_is_refused_by_key() {
         (DIRECT, "  - { http: 127.0.0.1:1, tcp: 127.0.0.1:2, to: factory-a/x:80 }", "faces[0]"),
         (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, as: caller }", "faces[0].as"),
         (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, hosts: [ok, \"http://x\"] }", "faces[0].hosts[1]"),
+        (DIRECT, "  - { http: 127.0.0.1:1, to: factory-a/x:80, origins: [self, \"*\"] }", "faces[0].origins[1]"),
+        (DIRECT, "  - { tcp: 127.0.0.1:1, to: factory-a/x:80, origins: [self] }", "faces[0].origins"),
         (DIRECT, "  - { http: 0.0.0.0:1, to: factory-a/x:80 }", "open_to_network"),
         (DIRECT, "  - { tcp: \"[::]:1\", to: factory-a/x:80 }", "open_to_network"),
         (
@@ -108,6 +110,9 @@ fn what_cannot_work_is_refused_by_key() {
             "faces[0].login",
         ),
         (DIRECT, "  - { connect: 127.0.0.1:1, allow_http: true }", "faces[0].allow_http"),
+        (DIRECT, "  - { grpc: 127.0.0.1:1 }", "faces[0].to"),
+        (DIRECT, "  - { grpc: 127.0.0.1:1, to: factory-a/x:80 }", "write `to: <cluster>`"),
+        (DIRECT, "  - { grpc: 0.0.0.0:1, to: factory-a }", "open_to_network"),
         (
             DIRECT,
             "  - { http: 127.0.0.1:1, to: factory-a/x:80, login: { user: a, password: { file: p } } }",
@@ -154,11 +159,11 @@ fn a_face_may_be_a_proxy_a_socket_or_have_routes() {
         DIRECT,
         "  - { socks5: 127.0.0.1:1080 }\n  - { connect: 0.0.0.0:3128, to: factory-a, login: { user: a, password: { file: p } } }\n  \
          - { http: \"unix:api.sock\", routes: [{ path: /v1, to: factory-a/x:80 }, { host: b, to: factory-a/y:80 }, { to: factory-a/z:80 }] }\n  \
-         - { connect: 127.0.0.1:0, as: caller }\n  - { tcp: 127.0.0.1:0, to: factory-a/x:80, allow_http: true }",
+         - { connect: 127.0.0.1:0, as: caller }\n  - { tcp: 127.0.0.1:0, to: factory-a/x:80, allow_http: true }\n  - { grpc: 127.0.0.1:0, to: factory-a }",
     ))
     .unwrap();
     let speaks: Vec<_> = config.faces.iter().map(|face| face.speaks().name()).collect();
-    assert_eq!(speaks, ["connector", "connector", "caller", "caller", "connector"]);
+    assert_eq!(speaks, ["connector", "connector", "caller", "caller", "connector", "caller"]);
 }
 
 #[test]

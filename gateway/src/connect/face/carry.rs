@@ -19,11 +19,14 @@ use super::{
     socket::{Socket, WriteHalf},
     vet::Vet,
 };
-use crate::connect::{
-    access::Access,
-    bulk::{Memory, Watched},
-    clusters::Lead,
-    tunnels::{ATTEMPTS_MAX, Stream, Tunnel, is_repeatable},
+use crate::{
+    blocked::Blocked,
+    connect::{
+        access::Access,
+        bulk::{Memory, Watched},
+        clusters::Lead,
+        tunnels::{ATTEMPTS_MAX, Stream, Tunnel, is_repeatable},
+    },
 };
 
 /// How a connection ended that did not end well.
@@ -82,7 +85,7 @@ impl<'a> Carrier<'a> {
         let mut attempt = 1;
         loop {
             let make = || {
-                let (mut metadata, open) = head::open_tcp(&self.lead.target, access.stream);
+                let (mut metadata, open) = access.traced(head::open_tcp(&self.lead.target, access.stream));
                 if let Some(subject) = subject {
                     metadata.insert(header::AUTHORIZATION, subject.clone());
                 }
@@ -142,7 +145,7 @@ impl<'a> Carrier<'a> {
         let watched = Watched::new(&tunnel, Some((memory.clone(), lead.target)));
         // Held no longer than its streams need it.
         drop(tunnel);
-        let sent = Arc::clone(&access.sent);
+        let (sent, blocked) = (Arc::clone(&access.sent), access.blocked_to_target.clone());
         let taken = first.as_ref().map_or(0, Bytes::len) as u64;
         sent.store(taken, Ordering::Relaxed);
         let up = async {
@@ -153,7 +156,7 @@ impl<'a> Carrier<'a> {
                 open = !bytes.is_empty();
                 if open {
                     let len = bytes.len();
-                    sender.data(bytes).await?;
+                    blocked.on(sender.data(bytes)).await?;
                     sent.fetch_add(len as u64, Ordering::Relaxed);
                     watched.moved(len);
                 }
@@ -161,7 +164,7 @@ impl<'a> Carrier<'a> {
             sender.fin(pb::Fin::default()).await.map_err(Cut::Stream)
         };
         let hold = receiver.hold();
-        let down = down(receiver, &mut writing, &watched, &mut access.received);
+        let down = down(receiver, &mut writing, &watched, &access.blocked_to_client, &mut access.received);
         tokio::pin!(up, down);
         let mut sending = true;
         loop {
@@ -180,18 +183,31 @@ impl<'a> Carrier<'a> {
     }
 }
 
+/// Carries a connection whose protocol has changed; `ahead` was read already.
+pub(super) async fn upgraded(
+    client: &mut Socket,
+    ahead: BytesMut,
+    lead: Lead,
+    Stream { tunnel, sender, receiver }: Stream,
+    memory: &Memory,
+    access: &mut Access,
+) -> Result<(), Cut> {
+    Carrier::new(client, lead, ahead, None).pump(Joined { sender, receiver, tunnel }, memory, access).await
+}
+
 /// From the stream to the client, until the call is over.
 async fn down(
     mut receiver: Receiver<pb::ForwardResponse>,
     writing: &mut WriteHalf<'_>,
     watched: &Watched,
+    blocked: &Blocked,
     received: &mut u64,
 ) -> Result<(), Cut> {
     loop {
         match receiver.next().await {
             None => return Ok(()),
             Some(Ok(Part::Data(bytes))) => {
-                writing.write_all(&bytes).await.map_err(|_| Cut::Client)?;
+                blocked.on(writing.write_all(&bytes)).await.map_err(|_| Cut::Client)?;
                 receiver.taken(bytes.len());
                 *received += bytes.len() as u64;
                 watched.moved(bytes.len());

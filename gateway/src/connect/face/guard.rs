@@ -7,6 +7,9 @@ use http::{HeaderMap, Uri, header, uri::Authority};
 use super::refusal::Refusal;
 use crate::connect::{config::FaceConfig, place::Place, target::To};
 
+/// What stands in `origins:` for pages that the face itself has served.
+const SELF: &str = "self";
+
 /// The values of `Host` that a face answers to, lower-case.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -16,13 +19,16 @@ pub(super) struct Guard {
     pairs: Vec<(String, u16)>,
     /// What a `Host` without port means.
     default_port: u16,
+    /// Origins of pages that may call, lower-case.
+    origins: Vec<String>,
 }
 
 impl Guard {
     /// For a face bound at `bound`.
     pub(super) fn new(bound: &Place, config: &FaceConfig) -> Self {
         let default_port = if config.kubernetes.is_some() { 443 } else { 80 };
-        let mut guard = Self { hosts: Vec::new(), pairs: Vec::new(), default_port };
+        let origins = config.origins.iter().map(|origin| origin.to_ascii_lowercase()).collect();
+        let mut guard = Self { hosts: Vec::new(), pairs: Vec::new(), default_port, origins };
         if let Some(To::Target(target)) = &config.to {
             guard.hosts.push(target.host.to_string());
         }
@@ -52,7 +58,9 @@ impl Guard {
 
     /// Refuses what a browser sends on behalf of a page, and any `Host` that is not listed.
     pub(super) fn check(&self, uri: &Uri, fields: &HeaderMap) -> Result<(), Refusal> {
-        refuse_pages(fields)?;
+        if !self.admits_page(fields) {
+            refuse_pages(fields)?;
+        }
         self.check_host(fields)?;
         // A request line in absolute form names the host a second time; both must be ours.
         match uri.authority() {
@@ -72,6 +80,20 @@ impl Guard {
             Some(authority) => Err(Refusal::misdirected(authority.as_str())),
             None => Err(Refusal::invalid("the Host field is malformed")),
         }
+    }
+
+    /// Whether a page says where it comes from, and that is listed. That `Host` is ours, too, is judged apart from it.
+    fn admits_page(&self, fields: &HeaderMap) -> bool {
+        let mut origins = fields.get_all(header::ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else { return false };
+        let Ok(origin) = origin.to_str().map(str::to_ascii_lowercase) else { return false };
+        self.origins.iter().any(|listed| match listed.as_str() {
+            SELF => {
+                let host = fields.get(header::HOST).and_then(|host| host.to_str().ok());
+                host.is_some_and(|host| origin.strip_prefix("http://").is_some_and(|of| of.eq_ignore_ascii_case(host)))
+            }
+            listed => *listed == origin,
+        })
     }
 
     fn admits(&self, authority: &Authority) -> bool {
@@ -99,6 +121,12 @@ pub(super) fn refuse_pages(fields: &HeaderMap) -> Result<(), Refusal> {
 /// An entry of `hosts:`, a host with or without a port.
 pub(crate) fn parse(text: &str) -> Option<(String, Option<u16>)> {
     text.parse::<Authority>().ok().as_ref().and_then(split)
+}
+
+/// Whether a text is an origin as browsers write it, or the word for pages of the face itself.
+pub(crate) fn is_origin(text: &str) -> bool {
+    let authority = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    text == SELF || authority.and_then(|authority| authority.parse().ok()).as_ref().and_then(split).is_some()
 }
 
 /// Host in the form in which hosts are compared, and port. Nothing for user information or a port that is no number.
@@ -206,6 +234,39 @@ mod tests {
         let host = [("host", "localhost:8080")];
         assert_eq!(check(&guard(&[]), "http://localhost:8080/x", &host), Ok(()));
         assert_eq!(check(&guard(&[]), "http://169.254.169.254/x", &host), Err(403));
+    }
+
+    #[test]
+    fn pages_of_listed_origins_are_admitted() {
+        let guard = of("127.0.0.1:8080", "to: a/b:80, origins: [self, \"https://App.example:444\"]");
+        let host = ("host", "localhost:8080");
+        for (fields, admitted) in [
+            (&[host, ("origin", "http://localhost:8080")][..], true),
+            (&[host, ("origin", "https://app.example:444"), ("sec-fetch-site", "cross-site")], true),
+            (&[host, ("origin", "http://127.0.0.1:8080")], false),
+            (&[host, ("origin", "https://localhost:8080")], false),
+            (&[host, ("origin", "https://app.example")], false),
+            (&[host, ("origin", "null")], false),
+            (&[host, ("origin", "self")], false),
+            (&[host, ("origin", "http://localhost:8080"), ("origin", "http://evil.example")], false),
+            (&[host, ("sec-fetch-site", "cross-site")], false),
+            (&[("host", "evil.example"), ("origin", "http://evil.example")], false),
+        ] {
+            assert_eq!(check(&guard, "/", fields).is_ok(), admitted, "{fields:?}");
+        }
+        for (text, good) in [
+            ("self", true),
+            ("http://localhost:8080", true),
+            ("https://app.example", true),
+            ("*", false),
+            ("null", false),
+            ("app.example", false),
+            ("https://", false),
+            ("https://a/b", false),
+            ("https://me@a", false),
+        ] {
+            assert_eq!(is_origin(text), good, "{text}");
+        }
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub(crate) struct Outgoing<'a> {
     parts: &'a Parts,
     path: &'a str,
     no_body: bool,
+    upgrade: Option<String>,
     subject: Option<HeaderValue>,
     /// The field whose token was used.
     token_field: Option<HeaderName>,
@@ -70,10 +71,9 @@ impl<'a> Outgoing<'a> {
         if parts.method == Method::CONNECT {
             return Err(Refusal::unsupported("CONNECT is not served by an http face: use a tcp face"));
         }
-        if let Some(protocol) = upgrade_wanted(&parts.headers) {
-            return Err(Refusal::unsupported(format!(
-                "upgrading to `{protocol}` is not served by an http face: use a tcp face"
-            )));
+        let upgrade = upgrade_wanted(&parts.headers);
+        if upgrade.is_some() && !no_body {
+            return Err(Refusal::invalid("the request asks to change the protocol, and has a body"));
         }
         let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
         if !path.starts_with('/') {
@@ -86,15 +86,23 @@ impl<'a> Outgoing<'a> {
                 (Some(token), Some(field))
             }
         };
-        Ok(Self { parts, path, no_body, subject, token_field, nominated: nominated(&parts.headers) })
+        Ok(Self { parts, path, no_body, upgrade, subject, token_field, nominated: nominated(&parts.headers) })
+    }
+
+    /// The protocol that the client asks to change to.
+    pub(crate) fn upgrade(&self) -> Option<&str> {
+        self.upgrade.as_deref()
+    }
+
+    /// Whether the client holds its body until it is told to go on.
+    pub(super) fn expects(&self) -> bool {
+        let expected = self.parts.headers.get(header::EXPECT).map(HeaderValue::as_bytes);
+        !self.no_body && expected.is_some_and(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
     }
 
     /// Metadata and first message of the stream.
     pub(crate) fn open(&self, target: &Target, stream: StreamId) -> (HeaderMap, pb::Open) {
-        let mut metadata = HeaderMap::with_capacity(8);
-        if let Ok(id) = HeaderValue::from_str(stream.as_str()) {
-            metadata.insert(STREAM_ID, id);
-        }
+        let mut metadata = with_stream_id(HeaderMap::with_capacity(8), stream);
         if let Some(subject) = &self.subject {
             metadata.insert(header::AUTHORIZATION, subject.clone());
         }
@@ -111,6 +119,7 @@ impl<'a> Outgoing<'a> {
             path: self.path.to_owned(),
             fields: fields(&self.parts.headers, |name| self.passes(name)),
             no_body: self.no_body,
+            upgrade: self.upgrade.clone().unwrap_or_default(),
             ..pb::HttpRequest::default()
         };
         let hops = self.parts.headers.get(HOPS).and_then(|hops| hops.to_str().ok()?.parse().ok()).unwrap_or(0);
@@ -118,14 +127,15 @@ impl<'a> Outgoing<'a> {
     }
 
     fn passes(&self, name: &HeaderName) -> bool {
-        self.token_field.as_ref() != Some(name) && passes(name, &self.nominated)
+        let expected = *name == header::EXPECT && self.expects();
+        self.token_field.as_ref() != Some(name) && (expected || passes(name, &self.nominated))
     }
 }
 
 /// Whether a field of a request goes on, as far as its name says.
 pub(super) fn passes(name: &HeaderName, nominated: &[String]) -> bool {
     let text = name.as_str();
-    // The gateway writes Host; where the request came from is its word, too. hyper has answered Expect.
+    // The gateway writes Host; where the request came from is its word, too. Expect goes on where the body is held.
     let written_there =
         matches!(text, "host" | "expect" | "forwarded" | "x-real-ip") || text.starts_with("x-forwarded-");
     !written_there
@@ -134,12 +144,17 @@ pub(super) fn passes(name: &HeaderName, nominated: &[String]) -> bool {
         && !nominated.iter().any(|nominated| nominated == text)
 }
 
-/// Metadata and first message of a TCP stream.
-pub(crate) fn open_tcp(target: &Target, stream: StreamId) -> (HeaderMap, pb::Open) {
-    let mut metadata = HeaderMap::with_capacity(4);
+/// Metadata that names its stream.
+pub(super) fn with_stream_id(mut metadata: HeaderMap, stream: StreamId) -> HeaderMap {
     if let Ok(id) = HeaderValue::from_str(stream.as_str()) {
         metadata.insert(STREAM_ID, id);
     }
+    metadata
+}
+
+/// Metadata and first message of a TCP stream.
+pub(crate) fn open_tcp(target: &Target, stream: StreamId) -> (HeaderMap, pb::Open) {
+    let metadata = with_stream_id(HeaderMap::with_capacity(4), stream);
     let tcp = pb::TcpTarget { host: target.host.to_string(), port: u32::from(target.port) };
     (metadata, pb::Open { target: Some(pb::open::Target::Tcp(tcp)), hops: 0 })
 }
@@ -169,8 +184,12 @@ pub(super) fn bearer_of(value: &str) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && plain).then_some(token)
 }
 
-/// A protocol that the client insists on changing to. Clients that merely offer HTTP/2 go on in HTTP/1.1.
-fn upgrade_wanted(fields: &HeaderMap) -> Option<String> {
+/// A protocol that the client wants to change to. Clients that merely offer HTTP/2 go on in HTTP/1.1, and a field that
+/// `Connection` does not name is none (RFC 9110, section 7.8).
+pub(super) fn upgrade_wanted(fields: &HeaderMap) -> Option<String> {
+    if !nominated(fields).iter().any(|name| name == "upgrade") {
+        return None;
+    }
     let values = fields.get_all(header::UPGRADE).iter().filter_map(|value| value.to_str().ok());
     let mut protocols = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase());
     protocols.find(|name| !name.is_empty() && name != "h2c" && !name.starts_with("tls/"))
@@ -213,21 +232,13 @@ pub(crate) enum AnswerError {
     Status,
     #[error("the gateway sent a field that is none")]
     Field,
-    #[error("the target switched protocols without having been asked")]
-    Switched,
 }
 
-/// The answer's head for the client; `None` for an interim one, which a plain face does not pass on.
-pub(crate) fn answer(head: &pb::Head) -> Result<Option<Head>, AnswerError> {
+/// An answer's head, for the client.
+pub(crate) fn answer(head: &pb::Head) -> Result<Head, AnswerError> {
     let status = u16::try_from(head.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
     let status = status.filter(|status| status.as_u16() <= 599).ok_or(AnswerError::Status)?;
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(AnswerError::Switched);
-    }
-    if status.is_informational() {
-        return Ok(None);
-    }
-    Ok(Some((status, passing(&head.fields)?)))
+    Ok((status, passing(&head.fields)?))
 }
 
 /// The fields of an answer that the client gets.
@@ -253,14 +264,23 @@ pub(super) fn passing(fields: &[pb::Field]) -> Result<HeaderMap, AnswerError> {
 /// Status and fields of an answer, as the client gets them.
 pub(crate) type Head = (StatusCode, HeaderMap);
 
-/// Waits for the final head; interim ones are passed over.
-pub(crate) async fn receive(receiver: &mut Receiver<pb::ForwardResponse>) -> Result<Head, Failure> {
+/// Waits for the final head; `heard` is told of interim ones. 101 is final where the request asked for it.
+pub(crate) async fn receive(
+    receiver: &mut Receiver<pb::ForwardResponse>,
+    switch: bool,
+    mut heard: impl FnMut(&Head),
+) -> Result<Head, Failure> {
     let broken = |message: String| Failure::perhaps(Code::ProtocolError, message);
     for _ in 0..INTERIM_MAX {
         match receiver.next().await {
             Some(Ok(Part::Message(pb::ForwardResponse { part: Some(forward_response::Part::Head(head)) }))) => {
-                if let Some(head) = answer(&head).map_err(|error| broken(error.to_string()))? {
-                    return Ok(head);
+                let head = answer(&head).map_err(|error| broken(error.to_string()))?;
+                match head.0 {
+                    StatusCode::SWITCHING_PROTOCOLS if !switch => {
+                        return Err(broken("the target switched protocols without having been asked".to_owned()));
+                    }
+                    status if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS => heard(&head),
+                    _ => return Ok(head),
                 }
             }
             Some(Err(failure)) => return Err(failure),

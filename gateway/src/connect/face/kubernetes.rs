@@ -96,7 +96,7 @@ pub(super) async fn serve(face: Arc<Face>, client: Socket) {
 
 /// Answers one request, whatever happens.
 async fn serve_one(face: Arc<Face>, request: Request<Incoming>, slot: Slot) -> Response<Body> {
-    let mut access = face.access();
+    let mut access = face.access_of(request.headers());
     access.asks(request.method(), request.uri().path());
     match forward(&face, request, access, &slot).await {
         Ok(response) => response,
@@ -151,7 +151,7 @@ async fn forward(
                 // What the client has sent ahead of the answer belonged to the pipe, not to HTTP.
                 let _ = sender.fin(pb::Fin::default()).await;
                 access.answered(Some(head.0.as_u16()));
-                let download = Download::new(Arc::clone(face), receiver, None, &head, false);
+                let download = Download::new(Arc::clone(face), receiver, None, &head, false, false);
                 let mut response = Response::new(download.into_body(access));
                 (*response.status_mut(), *response.headers_mut()) = head;
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -159,10 +159,10 @@ async fn forward(
             }
         });
     }
-    let upload = (!no_body).then(|| Upload::new(body, Arc::clone(&access.sent)));
+    let upload = (!no_body).then(|| Upload::new(body, Arc::clone(&access.sent), access.blocked_to_target.clone()));
     let mut attempt = 1;
     loop {
-        let stream = match lead.tunnels.open(|| outgoing.open(access.stream)).await {
+        let stream = match lead.tunnels.open(|| access.traced(outgoing.open(access.stream))).await {
             Ok(stream) => stream,
             Err(failure) => return Err((unopened(failure), access)),
         };
@@ -172,7 +172,7 @@ async fn forward(
                 access.answered(Some(head.0.as_u16()));
                 let bodiless =
                     parts.method == Method::HEAD || matches!(head.0, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-                let download = Download::new(Arc::clone(face), receiver, sending, &head, bodiless);
+                let download = Download::new(Arc::clone(face), receiver, sending, &head, bodiless, false);
                 let mut response = Response::new(download.into_body(access));
                 (*response.status_mut(), *response.headers_mut()) = head;
                 return Ok(response);
@@ -199,7 +199,7 @@ async fn ask_for_pipe(
     let mut attempt = 1;
     loop {
         let Stream { tunnel, sender, mut receiver } =
-            lead.tunnels.open(|| outgoing.open(access.stream)).await.map_err(unopened)?;
+            lead.tunnels.open(|| access.traced(outgoing.open(access.stream))).await.map_err(unopened)?;
         access.carried_by(tunnel.id, tunnel.way);
         match answer::receive(&mut receiver).await {
             Ok(received) => return Ok((received, Halves { sender, receiver })),

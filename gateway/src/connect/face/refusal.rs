@@ -1,7 +1,7 @@
 //! Answers that we make ourselves: a JSON text that says what failed, who decided, whether the target saw it, and what
 //! to do next; with a field `causeway-error` that no target can forge (SD-13).
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use proto::tunnel::failure::{Code, Failure};
 use serde::Serialize;
 
@@ -162,6 +162,16 @@ impl Refusal {
         response
     }
 
+    /// The answer to a gRPC call: its status, and the details that say who decided.
+    pub(crate) fn grpc(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let fields = response.headers_mut();
+        fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        fields.extend(grpc_status(&self.failure));
+        fields.insert("causeway-error", HeaderValue::from_static(self.failure.code.name()));
+        response
+    }
+
     /// The answer as bytes of HTTP/1.1, for faces whose connection ends with it.
     pub(crate) fn plain(&self, stream: StreamId, cluster: &str) -> Vec<u8> {
         let (parts, body) = self.answer(stream, cluster).into_parts();
@@ -176,6 +186,24 @@ impl Refusal {
         bytes.extend_from_slice(&body);
         bytes
     }
+}
+
+/// Whether these are the fields of a gRPC call; not of gRPC-Web, which is plain HTTP.
+pub(super) fn is_grpc(fields: &HeaderMap) -> bool {
+    let kind = fields.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest, [] | [b'+' | b';' | b' ', ..]))
+}
+
+/// A failure as the status of a gRPC call.
+pub(super) fn grpc_status(failure: &Failure) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    let status = tonic::Status::from(failure.clone());
+    if status.add_header(&mut fields).is_err() {
+        // Never: every text is written so that it can travel. A status there must be.
+        fields.insert("grpc-status", HeaderValue::from(failure.code.grpc() as i32));
+    }
+    fields
 }
 
 impl From<Failure> for Refusal {

@@ -1,6 +1,8 @@
 //! Faces on real sockets, before a gateway in memory.
 mod connect;
+mod grpc;
 mod http;
+mod http2;
 mod socks5;
 mod tcp;
 
@@ -19,6 +21,29 @@ use crate::connect::{
     fake::{Bench, Gateway, soon},
     metrics::ConnectMetrics,
 };
+
+impl Face {
+    /// A face that nobody serves.
+    pub(super) fn for_tests(config: &str) -> Self {
+        let config: FaceConfig = serde_saphyr::from_str(config).unwrap();
+        let (kind, place) = config.place().unwrap();
+        Self {
+            kind,
+            speaks: config.speaks(),
+            wiring: Wiring::of(&config),
+            guard: Guard::new(place, &config),
+            login: None,
+            allow_http: false,
+            bulk: false,
+            tls: None,
+            clusters: Clusters::new([], ConnectMetrics::default()),
+            tracer: Tracer::default(),
+            clock: Arc::new(daemon::clock::SystemClock),
+            shutdown: Life::new(&daemon::shutdown::Shutdown::new()),
+            address: place.clone(),
+        }
+    }
+}
 
 /// A face in front of one tunnel.
 pub(super) struct Setup {
@@ -50,6 +75,7 @@ impl Setup {
         let ground = Ground {
             authority: Some(Arc::clone(&authority)),
             clusters: Clusters::new([bench.tunnels.clone()], ConnectMetrics::default()),
+            tracer: Tracer::default(),
             clock: Arc::clone(&bench.context.clock),
             shutdown: bench.context.shutdown.clone(),
             connections: TaskTracker::new(),

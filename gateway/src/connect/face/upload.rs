@@ -13,6 +13,7 @@ use proto::tunnel::{client::Sender, failure::Failure, pb};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::head::request_trailers;
+use crate::blocked::Blocked;
 
 /// Bytes remembered of one body: what a small request has, and far less than a stream's window.
 const REPLAY_MAX: usize = 64 * 1024;
@@ -36,11 +37,13 @@ pub(crate) struct Upload<B> {
     /// The target answers: nothing needs to be remembered any more.
     committed: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    blocked: Blocked,
 }
 
 impl<B> Clone for Upload<B> {
     fn clone(&self) -> Self {
-        Self { source: Arc::clone(&self.source), committed: Arc::clone(&self.committed), sent: Arc::clone(&self.sent) }
+        let (source, committed, sent) = (self.source.clone(), self.committed.clone(), self.sent.clone());
+        Self { source, committed, sent, blocked: self.blocked.clone() }
     }
 }
 
@@ -59,10 +62,10 @@ impl<B> Upload<B>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    /// `sent` counts payload bytes.
-    pub(crate) fn new(body: B, sent: Arc<AtomicU64>) -> Self {
+    /// `sent` counts payload bytes, `blocked` the waits for credit.
+    pub(crate) fn new(body: B, sent: Arc<AtomicU64>, blocked: Blocked) -> Self {
         let source = Source { body, kept: Vec::new(), kept_len: 0, trailers: None, ended: false, spilled: false };
-        Self { source: Arc::new(Mutex::new(source)), committed: Arc::default(), sent }
+        Self { source: Arc::new(Mutex::new(source)), committed: Arc::default(), sent, blocked }
     }
 
     /// The target answers: from now on nothing can be repeated.
@@ -106,7 +109,7 @@ where
 
     async fn piece(&self, sender: &mut Sender, bytes: Bytes) -> Result<(), UploadError> {
         let len = bytes.len() as u64;
-        sender.data(bytes).await.map_err(UploadError::Stream)?;
+        self.blocked.on(sender.data(bytes)).await.map_err(UploadError::Stream)?;
         self.sent.fetch_add(len, Ordering::Relaxed);
         Ok(())
     }

@@ -85,6 +85,11 @@ impl Shown {
         self.tls.load_full()
     }
 
+    /// When the leaf in use ends.
+    pub fn ends(&self) -> Option<SystemTime> {
+        super::ends(&self.basis.load().leaf.certificate)
+    }
+
     /// CA certificates, PEM.
     pub fn anchors(&self) -> Anchors {
         Arc::clone(&self.anchors.borrow())

@@ -4,10 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use identity::principal::Principal;
 use proto::tunnel::{
     budget::Party,
+    deadline,
     failure::{Code, Failure},
     pb::{
         Connected, ForwardRequest, ForwardResponse, HttpRequest, Open, TcpTarget, UnixTarget, forward_request,
@@ -33,6 +34,7 @@ use crate::{
             wire::Wire,
         },
     },
+    traces,
 };
 
 /// How long a call may take to say what it wants. Its first message is small and goes out with the call.
@@ -51,12 +53,14 @@ const STREAM_ID_MAX: usize = 64;
 pub(super) async fn serve(forward: Forward, tunnel: Arc<Tunnel>) {
     let Forward { metadata, receiver, mut sender } = forward;
     let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, "forward", stream_id(&metadata));
-    record.trace = trace(&metadata).map(ToOwned::to_owned);
+    let trace = follow(&metadata, &tunnel, &mut record);
     let hold = receiver.hold();
     let ended = tokio::select! {
         biased;
         failure = hold.cut() => Err(failure),
-        outcome = run(&metadata, receiver, &mut sender, &tunnel, &mut record) => Ok(outcome),
+        outcome = deadline::within(&metadata, run(&metadata, trace, receiver, &mut sender, &tunnel, &mut record)) => {
+            Ok(outcome)
+        }
     };
     let outcome = match ended {
         Ok(outcome) => {
@@ -79,6 +83,7 @@ pub(super) async fn serve(forward: Forward, tunnel: Arc<Tunnel>) {
 
 async fn run(
     metadata: &HeaderMap,
+    trace: Option<HeaderValue>,
     mut receiver: Receiver<ForwardRequest>,
     sender: &mut Sender,
     tunnel: &Tunnel,
@@ -92,13 +97,13 @@ async fn run(
     }
     match open.target {
         Some(open::Target::Http(request)) => {
-            Box::pin(http(request, open.hops, metadata, receiver, sender, tunnel, &caller, record)).await
+            Box::pin(http(request, open.hops, trace, receiver, sender, tunnel, &caller, record)).await
         }
         Some(open::Target::Tcp(target)) => {
             Box::pin(connection(&target, &mut receiver, sender, tunnel, &caller, record)).await
         }
         Some(open::Target::Kubernetes(request)) => {
-            Box::pin(kubernetes::serve(request, metadata, receiver, sender, tunnel, &caller, record)).await
+            Box::pin(kubernetes::serve(request, trace, receiver, sender, tunnel, &caller, record)).await
         }
         Some(open::Target::Unix(target)) => {
             Box::pin(socket(&target, &mut receiver, sender, tunnel, &caller, record)).await
@@ -164,7 +169,7 @@ async fn first(receiver: &mut Receiver<ForwardRequest>) -> Result<Open, Failure>
 async fn http(
     request: HttpRequest,
     hops: u32,
-    metadata: &HeaderMap,
+    trace: Option<HeaderValue>,
     receiver: Receiver<ForwardRequest>,
     sender: &mut Sender,
     tunnel: &Tunnel,
@@ -188,7 +193,7 @@ async fn http(
     let exchange = Exchange {
         checked: &checked,
         peer: tunnel.facts.peer.ip(),
-        trace: metadata.get("traceparent").cloned(),
+        trace,
         pool: &gateway.pools.here().single,
         first_byte: gateway.limits.first_byte.0,
         traffic: Arc::clone(&traffic),
@@ -308,9 +313,13 @@ pub(super) fn stream_id(metadata: &HeaderMap) -> String {
     }
 }
 
-/// `traceparent` of the call, if it has the form of one.
-pub(super) fn trace(metadata: &HeaderMap) -> Option<&str> {
-    let trace = metadata.get("traceparent")?.to_str().ok()?;
-    let plain = trace.len() == 55 && trace.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
-    plain.then_some(trace)
+/// Follows the trace that the call belongs to: gives the `traceparent` for whoever is called next.
+pub(super) fn follow(metadata: &HeaderMap, tunnel: &Tunnel, record: &mut Record) -> Option<HeaderValue> {
+    let parent = traces::parent(metadata);
+    let given = metadata.get("traceparent").filter(|_| parent.is_some());
+    record.trace = given.and_then(|trace| trace.to_str().ok()).map(ToOwned::to_owned);
+    let gateway = &tunnel.gateway;
+    record.span = gateway.tracer.begin(parent.as_ref(), gateway.context.clock.now());
+    let ours = record.span.as_ref().and_then(|span| HeaderValue::from_str(&span.traceparent()).ok());
+    ours.or_else(|| given.cloned())
 }

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::HeaderMap;
+use http::HeaderValue;
 use proto::tunnel::{
     failure::{Code, Failure},
     pb::{ForwardRequest, KubernetesRequest},
@@ -35,7 +35,7 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Serves one request to its end.
 pub(super) async fn serve(
     request: KubernetesRequest,
-    metadata: &HeaderMap,
+    trace: Option<HeaderValue>,
     receiver: Receiver<ForwardRequest>,
     sender: &mut Sender,
     tunnel: &Tunnel,
@@ -72,7 +72,7 @@ pub(super) async fn serve(
     let exchange = Exchange {
         checked: &checked,
         peer: tunnel.facts.peer.ip(),
-        trace: metadata.get("traceparent").cloned(),
+        trace,
         pool: &gateway.pools.here().single,
         first_byte: if wanted.lasts() { FOR_EVER } else { gateway.limits.first_byte.0 },
         traffic: Arc::clone(&traffic),

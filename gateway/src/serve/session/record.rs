@@ -17,7 +17,13 @@ use proto::tunnel::failure::{Code, Failure};
 
 use tracing::field::DisplayValue;
 
-use crate::serve::{limits::Account, metrics::Metrics};
+use daemon::traces::{Begun, Told, Value};
+
+pub use crate::fault::Fault;
+use crate::{
+    blocked::Blocked,
+    serve::{limits::Account, metrics::Metrics},
+};
 
 /// What a stream has moved. Shared with the request's body, which is on its way on its own.
 #[derive(Debug)]
@@ -27,6 +33,10 @@ pub struct Traffic {
     received: AtomicU64,
     status: AtomicU16,
     answered: OnceLock<Duration>,
+    /// Waits for the target to take what there is for it.
+    pub blocked_to_target: Blocked,
+    /// Waits for the caller's credit.
+    pub blocked_to_caller: Blocked,
     address: OnceLock<SocketAddr>,
     /// For whom its bytes are counted.
     accounts: OnceLock<Vec<Arc<Account>>>,
@@ -40,6 +50,8 @@ impl Traffic {
             received: AtomicU64::new(0),
             status: AtomicU16::new(0),
             answered: OnceLock::new(),
+            blocked_to_target: Blocked::default(),
+            blocked_to_caller: Blocked::default(),
             address: OnceLock::new(),
             accounts: OnceLock::new(),
         }
@@ -90,54 +102,6 @@ impl Traffic {
     }
 }
 
-/// Whose doing the end of a stream was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// Nobody's: it ended well.
-    Nobody,
-    /// The caller's.
-    Caller,
-    /// The policy's, or whoever wrote it.
-    Policy,
-    /// The target's.
-    Target,
-    /// The tunnel's, or the network's.
-    Tunnel,
-    /// Ours.
-    Gateway,
-}
-
-impl Fault {
-    /// Whose doing a failure is.
-    pub fn of(code: Code) -> Self {
-        match code {
-            Code::Unauthenticated
-            | Code::TokenRefused
-            | Code::AmbiguousPath
-            | Code::InvalidRequest
-            | Code::Unsupported
-            | Code::Cancelled
-            | Code::ProtocolError => Self::Caller,
-            Code::PolicyDenied | Code::AddressRefused => Self::Policy,
-            Code::TargetUnresolved | Code::TargetRefused | Code::TargetTimeout | Code::TargetBroken => Self::Target,
-            Code::TunnelLost => Self::Tunnel,
-            Code::LimitReached | Code::Draining | Code::AuditUnavailable | Code::Internal => Self::Gateway,
-        }
-    }
-
-    /// In logs.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nobody => "nobody",
-            Self::Caller => "caller",
-            Self::Policy => "policy",
-            Self::Target => "target",
-            Self::Tunnel => "tunnel",
-            Self::Gateway => "gateway",
-        }
-    }
-}
-
 /// What the tunnel of a stream is, for its line.
 #[derive(Debug)]
 pub struct TunnelFacts {
@@ -160,6 +124,8 @@ pub struct Record {
     pub stream: String,
     /// Trace of the caller.
     pub trace: Option<String>,
+    /// Its span, if traces are exported.
+    pub span: Option<Begun>,
     /// `http`, `tcp`, `kubernetes`, `unix` or the method's name.
     pub kind: &'static str,
     /// Who holds the tunnel.
@@ -190,6 +156,7 @@ impl Record {
             metrics: Arc::clone(metrics),
             stream,
             trace: None,
+            span: None,
             kind,
             actor: None,
             subject: None,
@@ -221,8 +188,8 @@ impl Drop for Record {
         let failure = outcome.as_ref().err();
         let ended = failure.map_or("ok", |failure| failure.code.name());
         let fault = failure.map_or(Fault::Nobody, |failure| Fault::of(failure.code));
-        self.metrics.stream_closed(ended);
         let traffic = &self.traffic;
+        self.metrics.stream_closed(ended, fault, traffic);
         let status = Some(traffic.status.load(Ordering::Relaxed)).filter(|status| *status != 0);
         tracing::info!(
             target: "access",
@@ -244,6 +211,8 @@ impl Drop for Record {
             bytes_to_target = traffic.sent.load(Ordering::Relaxed),
             bytes_from_target = traffic.received.load(Ordering::Relaxed),
             first_byte_ms = traffic.answered.get().map(milliseconds),
+            blocked_to_target_ms = milliseconds(&traffic.blocked_to_target.total()),
+            blocked_to_caller_ms = milliseconds(&traffic.blocked_to_caller.total()),
             total_ms = milliseconds(&traffic.begin.elapsed()),
             ended,
             fault = fault.name(),
@@ -251,6 +220,50 @@ impl Drop for Record {
             reason = failure.map(|failure| failure.message.as_str()),
             "stream"
         );
+        if let Some(span) = self.span.take() {
+            let told = if span.is_recorded() { self.told(status, failure, fault) } else { Told::default() };
+            span.end(self.traffic.begin.elapsed(), told);
+        }
+    }
+}
+
+impl Record {
+    /// What its span says: what the line says, too.
+    fn told(&self, status: Option<u16>, failure: Option<&Failure>, fault: Fault) -> Told {
+        let texts = [
+            ("causeway.stream", Some(self.stream.clone())),
+            ("causeway.tunnel", Some(self.tunnel.id.clone())),
+            ("causeway.kind", Some(self.kind.to_owned())),
+            ("causeway.actor", self.actor.as_ref().map(ToString::to_string)),
+            ("causeway.subject", self.subject.as_ref().map(ToString::to_string)),
+            ("causeway.rule", self.rule.as_deref().map(ToOwned::to_owned)),
+            ("causeway.ended", Some(failure.map_or("ok", |failure| failure.code.name()).to_owned())),
+            ("causeway.fault", Some(fault.name().to_owned())),
+            ("server.address", self.target.clone()),
+            ("http.request.method", self.method.clone()),
+            ("url.path", self.path.clone()),
+        ];
+        let numbers = [
+            ("http.response.status_code", status.map(i64::from)),
+            ("causeway.bytes_to_target", i64::try_from(self.traffic.sent.load(Ordering::Relaxed)).ok()),
+            ("causeway.bytes_from_target", i64::try_from(self.traffic.received.load(Ordering::Relaxed)).ok()),
+        ];
+        let texts = texts.into_iter().filter_map(|(key, value)| Some((key, Value::Text(value?))));
+        let numbers = numbers.into_iter().filter_map(|(key, value)| Some((key, Value::Number(value?))));
+        let name = self.method.clone().unwrap_or_else(|| self.kind.to_owned());
+        Told { name, attributes: texts.chain(numbers).collect(), error: failure.map(|failure| failure.code.name()) }
+    }
+}
+
+impl Traffic {
+    /// What has moved towards the target, and from it.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
+    }
+
+    /// From the beginning to the answer's.
+    pub fn first_byte(&self) -> Option<Duration> {
+        self.answered.get().copied()
     }
 }
 

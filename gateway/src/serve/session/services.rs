@@ -1,11 +1,11 @@
 //! Everything but `Forward`: `Describe`, `Watch`, gRPC health and reflection. All of it needs a principal and a
 //! `describe` rule, and ends when either is lost.
 
-use std::{fmt, fmt::Display, pin::Pin, sync::Arc};
+use std::{fmt, fmt::Display, future::ready, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use proto::tunnel::{
-    DESCRIPTORS,
+    DESCRIPTORS, deadline,
     failure::{Code, Failure},
     pb::{
         DescribeRequest, DescribeResponse, Drain, ForwardRequest, ForwardResponse, Kubernetes, WatchEvent,
@@ -15,7 +15,10 @@ use proto::tunnel::{
     },
     server::Other,
 };
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tonic::{Request, Response, Status, Streaming, codegen::Service};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -24,6 +27,9 @@ use crate::{
     policy::Ask,
     serve::{audit, gateway::Gateway},
 };
+
+/// How long a service has to say itself that the deadline has passed.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Handler = Box<dyn Fn(Other) -> Served + Send + Sync>;
@@ -102,15 +108,17 @@ pub(super) async fn serve(mut other: Other, tunnel: Arc<Tunnel>) {
     let metadata = &other.head.headers;
     let (kind, handler) = tunnel.services.find(other.head.uri.path());
     let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, kind, forward::stream_id(metadata));
-    record.trace = forward::trace(metadata).map(ToOwned::to_owned);
+    forward::follow(metadata, &tunnel, &mut record);
     let outcome = match admit(&other, kind, &tunnel, &mut record).await {
         Ok(caller) => match handler {
             Some(handler) => {
                 other.head.extensions.insert(Arc::clone(&caller));
+                // `Watch` says itself that the caller's deadline has passed; anything else is just cut off then.
+                let wait = deadline::read(&other.head.headers).unwrap_or_default().unwrap_or(Duration::MAX);
                 let serving = handler(other);
                 let work = async {
-                    serving.await;
-                    Ok(())
+                    let late = |_| Failure::perhaps(Code::DeadlineExceeded, "the caller's deadline has passed");
+                    timeout(wait.saturating_add(LAST_WORDS), serving).await.map_err(late)
                 };
                 tunnel.unless_ended(work, &caller, Ask::Describe, false).await
             }
@@ -155,6 +163,18 @@ impl About {
         let caller = caller.ok_or_else(|| Status::internal("the call came past authentication"))?;
         Ok(self.gateway.describe(caller))
     }
+}
+
+/// The same events, and the status that says so when the caller's deadline comes first.
+fn until<T: Send + 'static>(limit: Option<Duration>, events: Events<T>) -> Events<T> {
+    let Some(limit) = limit else { return events };
+    let late = stream::once(async move {
+        sleep(limit).await;
+        Some(Err(Failure::perhaps(Code::DeadlineExceeded, "the caller's deadline has passed").into()))
+    });
+    let events = events.map(Some).chain(stream::once(async { None }));
+    let first_end = stream::select(events, late.boxed()).take_while(|event| ready(event.is_some()));
+    first_end.filter_map(ready).boxed()
 }
 
 type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -203,7 +223,8 @@ impl tunnel_server::Tunnel for About {
             };
             Some((Ok(WatchEvent { event: Some(event) }), next))
         });
-        Ok(Response::new(events.boxed()))
+        let limit = deadline::read(request.metadata().as_ref()).map_err(Status::from)?;
+        Ok(Response::new(until(limit, events.boxed())))
     }
 }
 

@@ -28,6 +28,8 @@ pub struct RequestBody {
     receiver: Option<Receiver<ForwardRequest>>,
     /// Handed on, and not yet known to have been taken.
     untaken: usize,
+    /// When that was.
+    handed: Instant,
     /// Bytes that the declared length still lacks.
     left: Option<u64>,
     progress: Arc<Progress>,
@@ -119,12 +121,13 @@ impl RequestBody {
     /// A body from the caller's direction, with its declared length.
     pub fn streaming(receiver: Receiver<ForwardRequest>, length: Option<u64>, traffic: Arc<Traffic>) -> Self {
         let progress = Arc::new(Progress::new(false));
-        Self { receiver: Some(receiver), untaken: 0, left: length, progress, traffic }
+        Self { receiver: Some(receiver), untaken: 0, handed: Instant::now(), left: length, progress, traffic }
     }
 
     /// No body.
     pub fn none(traffic: Arc<Traffic>) -> Self {
-        Self { receiver: None, untaken: 0, left: None, progress: Arc::new(Progress::new(true)), traffic }
+        let progress = Arc::new(Progress::new(true));
+        Self { receiver: None, untaken: 0, handed: Instant::now(), left: None, progress, traffic }
     }
 
     /// How far it has come.
@@ -146,7 +149,8 @@ impl RequestBody {
                 .ok_or_else(|| Failure::perhaps(Code::InvalidRequest, "the body is longer than its Content-Length"))?;
         }
         self.traffic.sent(count);
-        self.progress.with(|state| state.moved = Instant::now());
+        self.handed = Instant::now();
+        self.progress.with(|state| state.moved = self.handed);
         if self.left == Some(0)
             && let Some(mut receiver) = self.receiver.take()
         {
@@ -174,7 +178,11 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = &mut *self;
         let Some(receiver) = &mut this.receiver else { return Poll::Ready(None) };
-        receiver.taken(std::mem::take(&mut this.untaken));
+        if this.untaken > 0 {
+            // The HTTP library asks again when it has room.
+            this.traffic.blocked_to_target.add(this.handed.elapsed());
+            receiver.taken(std::mem::take(&mut this.untaken));
+        }
         loop {
             let Some(receiver) = &mut this.receiver else { return Poll::Ready(None) };
             // Made anew at each poll, which `next` allows: it loses nothing when it is dropped.

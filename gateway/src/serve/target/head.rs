@@ -286,9 +286,8 @@ impl Checked {
         for (name, value) in ours {
             headers.insert(name, HeaderValue::try_from(value).expect("made of host names and addresses"));
         }
-        if let Some(trace) = trace
-            && !headers.contains_key("traceparent")
-        {
+        // Metadata comes from the hop before, a field from further away.
+        if let Some(trace) = trace {
             headers.insert("traceparent", trace.clone());
         }
         // Without it some servers wait for a body that never comes.

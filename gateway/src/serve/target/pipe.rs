@@ -65,9 +65,13 @@ async fn to_target(
     loop {
         match receiver.next().await {
             Some(Ok(Part::Data(bytes))) => {
-                target.write_all(&bytes).await.map_err(|error| broken("writing to", &error))?;
-                // Only TLS keeps anything back.
-                target.flush().await.map_err(|error| broken("writing to", &error))?;
+                let writing = async {
+                    target.write_all(&bytes).await?;
+                    // Only TLS keeps anything back.
+                    target.flush().await
+                };
+                let written = traffic.blocked_to_target.on(writing).await;
+                written.map_err(|error| broken("writing to", &error))?;
                 receiver.taken(bytes.len());
                 traffic.sent(bytes.len());
             }
@@ -109,7 +113,7 @@ async fn to_caller(
         }
         traffic.received(read);
         let bytes = std::mem::take(&mut buffer).freeze();
-        sender.data(bytes).await?;
+        traffic.blocked_to_caller.on(sender.data(bytes)).await?;
         size = if read >= size { (size * 2).min(READ_MAX) } else { read.next_power_of_two().clamp(READ_MIN, READ_MAX) };
     }
 }

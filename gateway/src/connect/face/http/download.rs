@@ -1,25 +1,33 @@
 //! The answer's body on its way to the client. Credit goes back to the gateway when hyper has taken a piece, so a slow
 //! client slows its own stream alone. A body that fails breaks the connection.
-use std::{mem, sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header;
 use http_body::Frame;
-use http_body_util::{BodyExt, Empty, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use proto::tunnel::{
     failure::{Code, Failure},
     pb::{self, forward_response},
     receive::{Part, Receiver},
 };
+use tokio_util::sync::DropGuard;
 
-use super::{Body, Sending};
-use crate::connect::{
-    access::Access,
-    face::{
-        Face,
-        head::{self, Head},
-        refusal::By,
+use super::Body;
+use crate::{
+    blocked::Blocked,
+    connect::{
+        access::Access,
+        face::{
+            Face,
+            head::{self, Head},
+            refusal::{By, grpc_status},
+        },
     },
 };
 
@@ -33,11 +41,15 @@ pub(in crate::connect::face) struct Download {
     receiver: Receiver<pb::ForwardResponse>,
     /// Bytes handed to hyper whose credit has not gone back yet.
     pending: usize,
+    /// When that was.
+    handed: Option<Instant>,
     /// Bytes that the answer's head promises.
     expected: Option<u64>,
     bodiless: bool,
+    /// The answer to a gRPC call, whose trailers can tell of a failure.
+    grpc: bool,
     /// Held until the stream is over: dropping it breaks the request's body off.
-    _sending: Sending,
+    _sending: Option<DropGuard>,
     stage: Stage,
 }
 
@@ -64,13 +76,24 @@ impl Download {
     pub(in crate::connect::face) fn new(
         face: Arc<Face>,
         receiver: Receiver<pb::ForwardResponse>,
-        sending: Sending,
+        sending: Option<DropGuard>,
         head: &Head,
         bodiless: bool,
+        grpc: bool,
     ) -> Self {
         let length = head.1.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let expected = length.and_then(|length| length.parse().ok());
-        Self { face, receiver, pending: 0, expected, bodiless, _sending: sending, stage: Stage::Data }
+        Self {
+            face,
+            receiver,
+            pending: 0,
+            handed: None,
+            expected,
+            bodiless,
+            grpc,
+            _sending: sending,
+            stage: Stage::Data,
+        }
     }
 
     /// As hyper wants it.
@@ -79,7 +102,7 @@ impl Download {
         let mut delivery = Delivery { inner: Some((self, access)), delivered: bodiless };
         if bodiless {
             delivery.settle();
-            return Empty::new().map_err(|never| match never {}).boxed_unsync();
+            return super::nothing();
         }
         let frames = stream::unfold(delivery, |mut delivery| async move {
             let frame = delivery.next().await?;
@@ -92,8 +115,11 @@ impl Download {
         self.receiver.next().await.transpose().inspect_err(|_| self.stage = Stage::Over)
     }
 
-    async fn step(&mut self, received: &mut u64) -> Step {
-        // hyper asks again when it has room: the last piece is on its way.
+    async fn step(&mut self, received: &mut u64, blocked: &Blocked) -> Step {
+        // The library asks again when it has room: the last piece is on its way.
+        if let Some(handed) = self.handed.take() {
+            blocked.add(handed.elapsed());
+        }
         self.receiver.taken(mem::take(&mut self.pending));
         let broken = |message: String| Step::Failed(Failure::after_target(Code::ProtocolError, message));
         match self.part().await {
@@ -103,7 +129,7 @@ impl Download {
                 if last {
                     self.receiver.taken(bytes.len());
                 } else {
-                    self.pending = bytes.len();
+                    (self.pending, self.handed) = (bytes.len(), Some(Instant::now()));
                 }
                 Step::Frame(Frame::data(bytes), last)
             }
@@ -155,12 +181,14 @@ impl Delivery {
         if download.stage != Stage::Data {
             return None;
         }
-        let step = download.step(&mut access.received).await;
+        let step = download.step(&mut access.received, &access.blocked_to_client).await;
         if let Step::Failed(failure) = &step {
             download.stage = Stage::Over;
             access.failed(failure, By::of(failure));
         }
         match step {
+            // Whoever reads the status cannot take it for a good end.
+            Step::Failed(failure) if download.grpc => Some(Ok(Frame::trailers(grpc_status(&failure)))),
             Step::Failed(failure) => Some(Err(failure)),
             Step::Frame(frame, last) => {
                 if last {

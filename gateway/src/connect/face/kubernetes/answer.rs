@@ -37,7 +37,8 @@ pub(super) async fn receive(receiver: &mut Receiver<pb::ForwardResponse>) -> Res
                     let fields = head::passing(&head.fields).map_err(|error| broken(error.to_string()))?;
                     return Ok(Received::Switched(fields));
                 }
-                if let Some(head) = head::answer(&head).map_err(|error| broken(error.to_string()))? {
+                let head = head::answer(&head).map_err(|error| broken(error.to_string()))?;
+                if !head.0.is_informational() {
                     return Ok(Received::Plain(head));
                 }
             }

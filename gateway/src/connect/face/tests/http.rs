@@ -92,7 +92,6 @@ async fn what_is_refused_here_never_reaches_the_gateway() {
         (&[], 401, "unauthenticated"),
         (&[CALLER, ("origin", "https://evil.example")], 403, "invalid_request"),
         (&[CALLER, ("sec-fetch-site", "cross-site")], 403, "invalid_request"),
-        (&[CALLER, ("connection", "upgrade"), ("upgrade", "websocket")], 501, "unsupported"),
     ];
     for (fields, status, code) in table {
         let response = send(&setup, get(&setup, "/", fields)).await.unwrap();
@@ -289,4 +288,106 @@ async fn a_head_that_is_too_large_is_refused() {
     let response = send(&setup, get(&setup, "/", &[("x-large", &large)])).await.unwrap();
     assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     assert!(setup.calls.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_protocol_that_the_target_agrees_to_change_to_is_carried_as_bytes() {
+    let mut setup = Setup::new("http", ", as: connector").await;
+    let mut client = setup.client().await;
+    let request = format!(
+        "GET /chat HTTP/1.1\r\nhost: {}\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: x\r\n\r\nearly",
+        setup.address
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut call = setup.call().await;
+    let asked = opening_http(&mut call).await;
+    assert_eq!((asked.upgrade.as_str(), asked.no_body), ("websocket", true));
+    call.sender.message(head(101, &[("sec-websocket-accept", "y")])).await.unwrap();
+    call.sender.data(Bytes::from_static(b"hello")).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"hello") {
+        soon("the answer arrives", client.read_buf(&mut seen)).await.unwrap();
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    assert!(seen.starts_with("HTTP/1.1 101 ") && seen.contains("upgrade: websocket\r\n"), "{seen}");
+    assert!(seen.contains("connection: upgrade\r\n") && seen.contains("sec-websocket-accept: y\r\n"), "{seen}");
+    client.shutdown().await.unwrap();
+    assert_eq!(body(&mut call).await.0, b"early");
+    call.sender.fin(pb::Fin::default()).await.unwrap();
+    call.sender.finish();
+    let mut rest = Vec::new();
+    soon("the connection ends", client.read_to_end(&mut rest)).await.unwrap();
+    assert_eq!(rest, b"");
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_change_the_protocol_gives_a_plain_answer() {
+    let mut setup = Setup::new("http", ", as: connector").await;
+    let request = get(&setup, "/", &[("connection", "upgrade"), ("upgrade", "websocket")]);
+    let (response, ()) = tokio::join!(sending(&setup, request).await, async {
+        let mut call = soon("a call arrives", setup.calls.recv()).await.unwrap();
+        opening_http(&mut call).await;
+        call.sender.message(head(403, &[])).await.unwrap();
+        assert_eq!(body(&mut call).await.0, b"");
+        call.sender.data(Bytes::from_static(b"no")).await.unwrap();
+        call.sender.fin(pb::Fin::default()).await.unwrap();
+        call.sender.finish();
+    });
+    let response = response.unwrap();
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert_eq!(text(response).await, "no");
+}
+
+#[tokio::test]
+async fn interim_answers_come_before_the_final_one() {
+    let mut setup = Setup::new("http", ", as: connector").await;
+    let mut client = setup.client().await;
+    let request = format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", setup.address);
+    client.write_all(request.as_bytes()).await.unwrap();
+    let mut call = setup.call().await;
+    opening_http(&mut call).await;
+    call.sender.message(head(103, &[("link", "</a.css>")])).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        soon("the interim answer arrives", client.read_buf(&mut seen)).await.unwrap();
+    }
+    assert_eq!(seen, b"HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+    // Both at once: the order is kept.
+    call.sender.message(head(103, &[])).await.unwrap();
+    answer(call, 200, &[("content-length", "2")], b"ok").await;
+    while !seen.ends_with(b"ok") {
+        soon("the final answer arrives", client.read_buf(&mut seen)).await.unwrap();
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    let statuses: Vec<_> = seen.match_indices("HTTP/1.1 ").map(|(at, _)| &seen[at + 9..at + 12]).collect();
+    assert_eq!(statuses, ["103", "103", "200"], "{seen}");
+}
+
+#[tokio::test]
+async fn a_body_that_waits_is_asked_for_when_the_target_says_so_and_only_then() {
+    let mut setup = Setup::new("http", ", as: connector").await;
+    for says in [true, false] {
+        let mut client = setup.client().await;
+        let head_of = "expect: 100-continue\r\ncontent-length: 4\r\n";
+        let request = format!("POST / HTTP/1.1\r\nhost: {}\r\n{head_of}\r\n", setup.address);
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut call = setup.call().await;
+        assert!(opening_http(&mut call).await.fields.iter().any(|field| field.name == "expect"));
+        let mut seen = Vec::new();
+        if says {
+            call.sender.message(head(100, &[])).await.unwrap();
+            while !seen.ends_with(b"\r\n\r\n") {
+                soon("the client is told to go on", client.read_buf(&mut seen)).await.unwrap();
+            }
+            assert_eq!(seen, b"HTTP/1.1 100 Continue\r\n\r\n");
+            client.write_all(b"body").await.unwrap();
+            assert_eq!(body(&mut call).await.0, b"body");
+        }
+        seen.clear();
+        answer(call, if says { 200 } else { 417 }, &[("content-length", "0")], b"").await;
+        while !seen.ends_with(b"\r\n\r\n") {
+            soon("the answer arrives", client.read_buf(&mut seen)).await.unwrap();
+        }
+        assert!(seen.starts_with(if says { b"HTTP/1.1 200" } else { b"HTTP/1.1 417" }), "{}", seen.escape_ascii());
+    }
 }

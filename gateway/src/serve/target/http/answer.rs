@@ -41,7 +41,7 @@ pub(super) async fn pass_on(
             Ok(data) => {
                 let length = data.len();
                 exchange.traffic.received(length);
-                call.alongside(sender.data(data)).await?;
+                call.alongside(exchange.traffic.blocked_to_caller.on(sender.data(data))).await?;
                 call.taken(length);
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
