@@ -136,7 +136,7 @@ impl Metrics {
         {
             counter.inc();
         }
-        let (to_target, to_caller) = traffic.moved();
+        let (to_target, to_caller) = traffic.totals();
         self.bytes_to_target.inc_by(to_target);
         self.bytes_to_caller.inc_by(to_caller);
         self.blocked_to_target.inc_by(traffic.blocked_to_target.total().as_secs_f64());

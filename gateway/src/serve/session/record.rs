@@ -257,7 +257,7 @@ impl Record {
 
 impl Traffic {
     /// What has moved towards the target, and from it.
-    pub fn moved(&self) -> (u64, u64) {
+    pub fn totals(&self) -> (u64, u64) {
         (self.sent.load(Ordering::Relaxed), self.received.load(Ordering::Relaxed))
     }
 
