@@ -200,8 +200,9 @@ async fn commands_say_what_the_running_relay_thinks_of_a_change() {
         assert!(ran.complaint.contains("entities.d/broken.yaml:1:"), "{}", ran.complaint);
         fs::remove_file(owner.folder.path().join("entities.d/broken.yaml")).unwrap();
 
-        // A key that the command finds and takes, and the relay refuses.
-        let key = owner.folder.path().join("keys/other-send-2");
+        // A key of somebody else, which the command leaves alone and the relay refuses.
+        let key = owner.folder.path().join("keys/good-send-2");
+        fs::remove_file(&key).unwrap();
         fs::write(&key, "too short").unwrap();
         fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
         let ran = owner.run("entity add other --endpoint sb://relay.example.com").await;
@@ -212,7 +213,7 @@ async fn commands_say_what_the_running_relay_thinks_of_a_change() {
             ran.complaint
         );
         assert!(
-            ran.complaint.contains("other.yaml: rules.other-send.keys: key 2 holds fewer than 128 bits"),
+            ran.complaint.contains("good.yaml: rules.good-send.keys: key 2 holds fewer than 128 bits"),
             "{}",
             ran.complaint
         );
