@@ -50,7 +50,7 @@ pub fn files(paths: Vec<PathBuf>) -> io::Result<watch::Receiver<Snapshot>> {
 }
 
 /// The same for files that somebody may change in a hurry: however the file system is made, a change is seen within
-/// `poll` and [`QUIET_MAX`].
+/// `poll` and `QUIET_MAX`.
 ///
 /// # Errors
 /// As [`files`].

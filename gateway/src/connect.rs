@@ -2,7 +2,7 @@
 //!
 //! Everything is read and checked before a port opens; ports open before anything is dialled, so that nobody depends on
 //! who starts first. A request that comes while no tunnel is up waits for a bounded time. The file is followed while it
-//! runs ([`reload`]); at start and later the same code puts it in force ([`in_force`]).
+//! runs (`reload`); at start and later the same code puts it in force (`in_force`).
 mod access;
 pub(crate) mod actor;
 mod bulk;

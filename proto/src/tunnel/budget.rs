@@ -1,10 +1,10 @@
 //! What a process holds of other people's bytes, on all of its tunnels together: received and not yet taken by the next
 //! hop, and accepted for sending and not yet written. HTTP/2's windows bound one stream; this bounds their sum.
 //!
-//! * From [`PRESSED`] on, credit is withheld from the largest holders until they have given back nearly all they hold,
-//!   every tunnel's stream window is halved, and whoever holds more than a share ([`SHARE`]) while others wait opens no
+//! * From `PRESSED` on, credit is withheld from the largest holders until they have given back nearly all they hold,
+//!   every tunnel's stream window is halved, and whoever holds more than a share (`SHARE`) while others wait opens no
 //!   new stream.
-//! * From [`REFUSING`] on, nobody does.
+//! * From `REFUSING` on, nobody does.
 //! * When the limit is reached, the largest holders are reset, with a reason, until it is not.
 //!
 //! Those over their share count as larger than anybody who is not. Streams are compared by exact numbers. The sum may be too

@@ -1,7 +1,7 @@
 //! One HTTP request to a target, and its answer back, both streaming at once. The connection is driven here, together
 //! with whatever waits: for the answer, for the caller's credit, for the rest of the request's body.
 //!
-//! [`one`] and [`two`] know the two versions of HTTP; here is what both have in common. What becomes a byte pipe does so
+//! `one` and `two` know the two versions of HTTP; here is what both have in common. What becomes a byte pipe does so
 //! only after the target said 101; any other answer to an upgrade is a plain one, and its connection is not used again.
 
 mod answer;
