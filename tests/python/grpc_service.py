@@ -18,7 +18,9 @@ def noticed(context, method):
 async def unary(request, context):
     metadata = dict(context.invocation_metadata())
     report("unary", length=len(request), plain=metadata.get("x-plain"), binary=str(metadata.get("x-data-bin")))
-    report("credentials", authorization=metadata.get("authorization"), ours=any(n.startswith("causeway-") for n in metadata))
+    # The count of gateways that a request has crossed is the only field of theirs that a service sees.
+    ours = any(n.startswith("causeway-") and n != "causeway-hops" for n in metadata)
+    report("credentials", authorization=metadata.get("authorization"), ours=ours)
     await context.send_initial_metadata((("x-initial", "i"),))
     context.set_trailing_metadata((("x-trailing", "t"), ("x-trailing-bin", b"\x00\xff")))
     if request == b"fail":
