@@ -9,7 +9,10 @@ use proto::tunnel::{
 };
 
 use super::refusal::Refusal;
-use crate::connect::{actor::bearer, config::Speaks, stream_id::StreamId, target::Target};
+use crate::{
+    connect::{actor::bearer, config::Speaks, stream_id::StreamId, target::Target},
+    serve::target::head::HOPS,
+};
 
 /// Fields of one connection (RFC 9110, section 7.6.1), and those that older software treats so.
 const CONNECTION_ONLY: &[&str] = &[
@@ -47,9 +50,6 @@ const OURS: &str = "causeway-";
 const CAUSEWAY_AUTHORIZATION: &str = "causeway-authorization";
 /// The name of a stream, in metadata.
 pub(super) const STREAM_ID: &str = "causeway-stream-id";
-
-/// Written by a gateway that the request has crossed already; it counts on, so that a loop of tunnels ends.
-const HOPS: &str = "causeway-hops";
 
 /// A request head that passed, and how to write it as metadata and `open`.
 #[derive(Debug)]

@@ -1,3 +1,4 @@
+//! The gRPC face: what crosses it, what ends at it, and how calls end.
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue};

@@ -1,3 +1,4 @@
+//! The HTTP face spoken to in HTTP/2: streams side by side, trailers, resets, slow clients, early and interim answers.
 use std::future::poll_fn;
 
 use ::http::{HeaderMap, Request, StatusCode};

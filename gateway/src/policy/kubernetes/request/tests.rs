@@ -1,3 +1,4 @@
+//! Requests read as the API server reads them, and those that could be read in two ways refused.
 use super::*;
 
 /// `verb group/resource/subresource namespace object`, with `-` for what is absent; or `verb path`.

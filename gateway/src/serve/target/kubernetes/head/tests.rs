@@ -1,3 +1,4 @@
+//! Heads for the API server: what a caller may leave in, what the gateway adds, what it never lets through.
 use bytes::Bytes;
 use proto::tunnel::pb::Field;
 
