@@ -7,6 +7,7 @@ import importlib
 import pathlib
 import sys
 import tempfile
+import threading
 
 import grpc
 from grpc_tools import protoc
@@ -37,16 +38,20 @@ def metadata(command):
     return pairs + [tuple(pair) for pair in command.get("metadata", [])]
 
 
-async def status(call):
+def status(code, details, trailing):
     """The call's status, with the reason and the details of the contract."""
-    told = {"code": (await call.code()).name, "details": await call.details()}
-    for name, value in await call.trailing_metadata() or ():
+    told = {"code": code.name, "details": details}
+    for name, value in trailing or ():
         if name == "grpc-status-details-bin":
             detail = rpc.Status.FromString(value).details[0]
             info = rpc.ErrorInfo()
             detail.Unpack(info)
             told |= {"reason": info.reason, "domain": info.domain, "reached": info.metadata["reached_target"]}
     return told
+
+
+async def outcome(call):
+    return status(await call.code(), await call.details(), await call.trailing_metadata())
 
 
 def http(command):
@@ -74,20 +79,25 @@ def opening(command):
             return pb.Open(unix=pb.UnixTarget(name=command["name"]))
 
 
-async def forward(stub, command):
+def requests(command, ended):
+    """What is sent on one stream; a stream that is held stays open for writing until it has ended."""
+    yield pb.ForwardRequest(open=opening(command))
+    body = base64.b64decode(command.get("body", ""))
+    for at in range(0, len(body), 60000):
+        yield pb.ForwardRequest(data=body[at : at + 60000])
+    if not command.get("hold"):
+        yield pb.ForwardRequest(fin=pb.Fin())
+    ended.wait()
+
+
+def exchange(stub, command):
     """Opens a stream, sends the body and `fin`, and tells all that comes back."""
-    call = stub.Forward(metadata=metadata(command), timeout=command.get("timeout"))
+    ended = threading.Event()
+    call = stub.Forward(requests(command, ended), metadata=metadata(command), timeout=command.get("timeout"))
     seen = {"head": None, "connected": None, "fin": False, "trailers": {}}
     data = b""
     try:
-        await call.write(pb.ForwardRequest(open=opening(command)))
-        if "body" in command:
-            body = base64.b64decode(command["body"])
-            for at in range(0, len(body), 60000):
-                await call.write(pb.ForwardRequest(data=body[at : at + 60000]))
-        if not command.get("hold"):
-            await call.write(pb.ForwardRequest(fin=pb.Fin()))
-        async for answer in call:
+        for answer in call:
             match answer.WhichOneof("part"):
                 case "head":
                     seen["head"] = answer.head.status
@@ -100,9 +110,17 @@ async def forward(stub, command):
                 case "fin":
                     seen["fin"] = True
                     seen["trailers"] = {field.name: field.value.decode() for field in answer.fin.trailers}
-    except (grpc.aio.AioRpcError, asyncio.exceptions.InvalidStateError):
+    except grpc.RpcError:
         pass
-    report("forward", data=base64.b64encode(data).decode(), **seen, **await status(call))
+    ended.set()
+    told = status(call.code(), call.details(), call.trailing_metadata())
+    report("forward", data=base64.b64encode(data).decode(), **seen, **told)
+
+
+async def forward(_, command):
+    """By the blocking API, on a thread: `grpc.aio` calls a stream `INTERNAL` when it has ended, with whatever status,
+    before its client is through with writing (a refusal, an early response)."""
+    await asyncio.to_thread(exchange, BLOCKING, command)
 
 
 async def cancel(stub, command):
@@ -120,7 +138,7 @@ async def describe(stub, command):
         answer = await call
         report("describe", cluster=answer.cluster, actor=answer.actor, features=list(answer.features), code="OK")
     except grpc.aio.AioRpcError:
-        report("describe", **await status(call))
+        report("describe", **await outcome(call))
 
 
 async def watch(stub, command):
@@ -132,18 +150,21 @@ async def watch(stub, command):
             report("watched")
     except grpc.aio.AioRpcError:
         pass
-    report("watch", **await status(call))
+    report("watch", **await outcome(call))
 
 
-def channel():
+def channel(kind):
     if "ca" not in OPTIONS:
-        return grpc.aio.insecure_channel(OPTIONS["target"])
+        return kind.insecure_channel(OPTIONS["target"])
     roots = pathlib.Path(OPTIONS["ca"]).read_bytes()
-    return grpc.aio.secure_channel(OPTIONS["target"], grpc.ssl_channel_credentials(roots))
+    return kind.secure_channel(OPTIONS["target"], grpc.ssl_channel_credentials(roots))
+
+
+BLOCKING = stubs.TunnelStub(channel(grpc))
 
 
 async def main():
-    async with channel() as open_channel:
+    async with channel(grpc.aio) as open_channel:
         stub = stubs.TunnelStub(open_channel)
         report("ready")
         async for command in commands():
