@@ -269,6 +269,31 @@ async fn a_silent_peer_is_pinged_once_and_given_up_after_twice_the_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn connections_of_different_age_ping_together() {
+    let mut pinged = Vec::new();
+    for age in [0, 20, 50] {
+        tokio::time::sleep(Duration::from_millis(age)).await;
+        let (mut client, mut raw) = client_and_raw();
+        pinged.push(tokio::spawn(async move {
+            let ping = async {
+                raw.read_u8().await.unwrap();
+                tokio::time::Instant::now()
+            };
+            tokio::select! { at = ping => at, _ = client.next() => unreachable!("nothing was sent") }
+        }));
+    }
+    let start = tokio::time::Instant::now();
+    let mut at = Vec::new();
+    for one in pinged {
+        at.push(one.await.unwrap());
+    }
+    // They began within 70 of the 100 ms that count as one: two bunches at most, not three.
+    at.dedup();
+    assert!(at.len() <= 2, "{at:?}");
+    assert!(at.iter().all(|at| *at <= start + PING + Duration::from_millis(101)), "{at:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_peer_that_answers_pings_lives_for_ever() {
     let (mut client, mut server) = ends();
     let day = Duration::from_secs(86_400);
