@@ -38,7 +38,8 @@ pub use self::{
 use crate::transport::ReadsAhead;
 
 /// With one direction closed, this long without a byte in the other ends the splice. Peers that close answer a Close
-/// within a round trip; azbridge, which uses half-close, waits a minute for data.
+/// within a round trip; azbridge, which uses half-close, waits a minute for data. While bytes wait for our own pace,
+/// nobody is silent.
 pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 
 /// Reads of each direction until other tasks get their time: some two mebibytes, a millisecond or two.
@@ -106,6 +107,13 @@ pub(crate) struct Flow {
     /// That is delivered.
     done: bool,
     pace: Option<Pace>,
+}
+
+impl Flow {
+    /// Nothing more is read yet, because too much was.
+    fn is_held_back(&self) -> bool {
+        !self.ended && self.pace.as_ref().is_some_and(Pace::is_in_debt)
+    }
 }
 
 /// What a splice obeys from outside.
@@ -207,7 +215,7 @@ where
                     }
                 }
                 () = tokio::time::sleep(HALF_CLOSED_IDLE), if half => {
-                    if self.bytes() == before {
+                    if self.bytes() == before && !self.up.is_held_back() && !self.down.is_held_back() {
                         return End::HalfClosed;
                     }
                 }

@@ -56,6 +56,11 @@ impl Pace {
         Poll::Ready(())
     }
 
+    /// Whether what was moved is yet to be waited for.
+    pub(crate) fn is_in_debt(&self) -> bool {
+        self.waiting.as_ref().is_some_and(|waiting| waiting.deadline() > Instant::now())
+    }
+
     /// For somebody who has moved nothing yet, and finds the debt of those before.
     pub(crate) fn entered(&self) -> Self {
         let mut own = self.clone();

@@ -190,6 +190,51 @@ async fn a_half_closed_splice_ends_after_a_minute_without_a_byte() {
     drop((a, b));
 }
 
+/// Has A close its direction and B send a frame, larger than a connection of 1 KiB holds. The second part of it waits for
+/// 200 s, because others have taken as much of the account.
+async fn half_closed_in_debt(pace: &Pace, a: &mut DuplexStream, b: &mut DuplexStream) {
+    let (mut close, mut large) = (Vec::new(), Vec::new());
+    put_close(&mut close, 1000);
+    a.write_all(&close).await.unwrap();
+    b.read_exact(&mut [0; 7]).await.unwrap();
+    pace.clone().spend(200_000);
+    put_frame(&mut large, true, Opcode::Binary, &[7; 1500]);
+    b.write_all(&large).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_splice_that_waits_for_its_pace_is_not_idle() {
+    let (splice, mut a, mut b) = spliced(SERVER, SERVER, 1024);
+    let pace = Pace::new(Some(1000));
+    let mut splice = splice.paced(&pace);
+    let began = Instant::now();
+    let run = splice.run(signals(), |_, _| {});
+    tokio::pin!(run);
+    tokio::select! {
+        end = &mut run => panic!("{end:?} after {:?}", began.elapsed()),
+        () = async {
+            half_closed_in_debt(&pace, &mut a, &mut b).await;
+            a.read_exact(&mut [0; 1508]).await.unwrap();
+        } => {}
+    }
+    assert_eq!(began.elapsed().as_secs(), 201, "the debt, and what was read of the frame");
+    assert!(matches!(run.await, End::HalfClosed), "with nothing left to wait for but bytes");
+    drop((a, b));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_stalls_is_waited_for_no_longer_than_the_pace() {
+    let (splice, mut a, mut b) = spliced(SERVER, SERVER, 1024);
+    let pace = Pace::new(Some(1000));
+    let mut splice = splice.paced(&pace);
+    let began = Instant::now();
+    let (end, ()) = tokio::join!(splice.run(signals(), |_, _| {}), half_closed_in_debt(&pace, &mut a, &mut b));
+    assert!(matches!(end, End::HalfClosed), "{end:?}");
+    // The rest, which does not fit, is moved within the fourth minute; the fifth brings nothing.
+    assert_eq!(began.elapsed(), 5 * HALF_CLOSED_IDLE + FAREWELL);
+    drop((a, b));
+}
+
 #[tokio::test]
 async fn an_idle_splice_holds_no_buffers() {
     let (mut splice, mut a, mut b) = spliced(SERVER, SERVER, 1 << 20);
