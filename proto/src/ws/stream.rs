@@ -8,7 +8,7 @@
 //!
 //! Ends: the peer's Close reads as end of stream, whatever its code ([`WsStream::close_code`] tells), and our side may go
 //! on writing until `poll_shutdown`, whose Close then echoes the peer's code; so each direction ends by itself, as with
-//! TCP. A transport that ends without Close is an `UnexpectedEof` error, a broken rule an `InvalidData` error with the
+//! TCP. Whoever cannot tell by the bytes themselves whether they are all asks for [`WsStream::whole_or_error`]. A transport that ends without Close is an `UnexpectedEof` error, a broken rule an `InvalidData` error with the
 //! [`super::frame::DecodeError`] inside. Nothing is held while idle but the state itself and, once a client wrote, its
 //! key pool.
 use std::{
@@ -39,6 +39,14 @@ use outbound::Outbound;
 /// frame ends in a runt record. Receivers stream, hence a larger frame would gain nothing and delay a Pong.
 pub const FRAME_MAX: usize = 64 * 1024;
 
+/// The peer closed, and not because its data is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("closed with code {0}, by which the data need not be complete")]
+pub struct CutShort(
+    /// Its Close's code.
+    pub u16,
+);
+
 /// A byte stream carried in binary messages of at most 64 KiB. Vectored writes put one header around many slices.
 /// Answers Ping by itself; `poll_shutdown` sends Close 1000; a peer's Close reads as end of stream, anything abrupt as an error.
 ///
@@ -65,6 +73,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
     /// The code of the peer's Close once it was read; 1005 if it carried none (RFC 6455 section 7.1.5).
     pub fn close_code(&self) -> Option<u16> {
         self.inbound.close_code()
+    }
+
+    /// Has a Close that does not mean that the peer's data is complete, one with a code other than 1000, read as an error:
+    /// `ConnectionAborted` with [`CutShort`] inside.
+    pub fn whole_or_error(mut self) -> Self {
+        self.inbound.refuse_cuts();
+        self
     }
 
     /// The transport below, for its addresses and certificates.

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::io::poll_read_buf;
 
-use super::{notices::Notices, outbound::Owed};
+use super::{CutShort, notices::Notices, outbound::Owed};
 use crate::ws::{
     Role,
     flood::Allowance,
@@ -41,8 +41,16 @@ enum End {
 }
 
 impl End {
-    fn result(self) -> io::Result<()> {
+    /// A Close without a code says nothing against what came before it.
+    fn is_cut(code: u16) -> bool {
+        code != 1000 && code != 1005
+    }
+
+    fn result(self, refuses_cuts: bool) -> io::Result<()> {
         match self {
+            Self::Closed(code) if refuses_cuts && Self::is_cut(code) => {
+                Err(io::Error::new(io::ErrorKind::ConnectionAborted, CutShort(code)))
+            }
             Self::Closed(_) => Ok(()),
             Self::Broken(error) => Err(error.into()),
             Self::Lost => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "connection ended without a Close frame")),
@@ -58,6 +66,7 @@ pub(super) struct Inbound {
     /// The current frame is a large one, or the last one was.
     large: bool,
     end: Option<End>,
+    refuses_cuts: bool,
     owed: Option<Owed>,
     allowance: Allowance,
     pub(super) notices: Notices,
@@ -79,10 +88,15 @@ impl Inbound {
             ahead: Ahead(read_ahead),
             large: false,
             end: None,
+            refuses_cuts: false,
             owed: None,
             allowance: Allowance::default(),
             notices: Notices::default(),
         }
+    }
+
+    pub(super) fn refuse_cuts(&mut self) {
+        self.refuses_cuts = true;
     }
 
     pub(super) fn ended(&self) -> bool {
@@ -114,7 +128,7 @@ impl Inbound {
                 continue;
             }
             if let Some(end) = self.end {
-                return Poll::Ready(end.result());
+                return Poll::Ready(end.result(self.refuses_cuts));
             }
             let in_payload = self.decoder.remaining() > 0;
             let read = if !self.ahead.0.is_empty() || self.large && !in_payload {

@@ -1,6 +1,9 @@
 //! How each direction ends, and what a broken rule leads to.
 use super::*;
-use crate::ws::frame::{DecodeError, close_payload, put_control};
+use crate::ws::{
+    frame::{DecodeError, close_payload, put_control},
+    stream::CutShort,
+};
 
 fn close_frame(code: u16) -> Vec<u8> {
     let mut wire = Vec::new();
@@ -19,6 +22,29 @@ async fn close_reads_as_end_and_is_echoed_with_its_code() {
     drop(stream);
     let (_, controls) = seen_by_server(&read_to_end(&mut raw, 100).await.unwrap());
     assert_eq!(controls, [(Opcode::Close, close_payload(1001, ""))]);
+}
+
+#[tokio::test]
+async fn for_who_asks_for_it_a_close_is_an_end_only_where_the_data_is_complete() {
+    for (code, cut) in [(Some(1000), None), (None, None), (Some(1001), Some(CutShort(1001)))] {
+        let (stream, mut raw) = client_and_raw(4096);
+        let mut stream = stream.whole_or_error();
+        let payload = code.map(|code| close_payload(code, "")).unwrap_or_default();
+        let mut wire = frame(Opcode::Binary, true, b"all?");
+        put_control(&mut wire, Opcode::Close, &payload, None);
+        raw.write_all(&wire).await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        for _ in 0..2 {
+            let told = stream.read(&mut [0; 10]).await.err();
+            assert_eq!(told.map(|error| error.into_inner().unwrap().downcast_ref().copied().unwrap()), cut);
+        }
+        stream.write_all(b"our direction goes on").await.unwrap();
+        stream.shutdown().await.unwrap();
+        drop(stream);
+        let (data, controls) = seen_by_server(&read_to_end(&mut raw, 100).await.unwrap());
+        assert_eq!(data, b"our direction goes on");
+        assert_eq!(controls, [(Opcode::Close, payload)]);
+    }
 }
 
 #[tokio::test]
