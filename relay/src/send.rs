@@ -2,8 +2,8 @@
 //! to see whether the other side hears them. An HTTP sender is `curl` with a token of `relay token`.
 //!
 //! Standard input is sent as binary messages; its end closes our direction, and the other side may go on. The exit code
-//! is 0 when the other side closed in good order, 1 when nothing came about or it broke, 64 when the join string cannot
-//! be used.
+//! is 0 when the other side closed in good order, with code 1000 or none, 1 when nothing came about, it broke or it was
+//! closed with another code, 64 when the join string cannot be used.
 use std::{
     io::{self, Write as _},
     os::fd::AsFd as _,
@@ -18,6 +18,7 @@ use daemon::{
     process::explain,
 };
 use identity::tls::{TlsError, Trust, client, roots};
+use proto::ws::stream::{CutShort, WsStream};
 use tokio::{
     fs::File,
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy},
@@ -102,11 +103,11 @@ async fn send(args: &Args) -> Result<(), Failed> {
 
 /// Both directions, until the other side has ended; ours ends with `input`.
 async fn relay(
-    stream: impl AsyncRead + AsyncWrite + Unpin,
+    stream: WsStream<impl AsyncRead + AsyncWrite + Unpin>,
     mut input: impl AsyncRead + Unpin,
     mut output: impl AsyncWrite + Unpin,
 ) -> Result<(), Failed> {
-    let (mut from, mut to) = tokio::io::split(stream);
+    let (mut from, mut to) = tokio::io::split(stream.whole_or_error());
     let heard_first = {
         let forth = async {
             let mut piece = vec![0; 16 * 1024];
@@ -127,19 +128,29 @@ async fn relay(
         tokio::pin!(forth, back);
         tokio::select! {
             biased;
-            back = &mut back => back.map(|()| true)?,
+            back = &mut back => Some(back),
             forth = &mut forth => {
                 forth?;
                 back.await?;
-                false
+                None
             }
         }
     };
-    if heard_first {
-        // It has closed and is gone; whether it takes our Close is its own affair.
+    let Some(heard) = heard_first else { return Ok(()) };
+    if has_closed(&heard) {
+        // It is gone; whether it takes our Close is its own affair.
         let _ = timeout(FAREWELL, to.shutdown()).await;
     }
-    Ok(())
+    heard
+}
+
+/// Whether the other side has closed, be it in good order or not.
+fn has_closed(heard: &Result<(), Failed>) -> bool {
+    match heard {
+        Ok(()) => true,
+        Err(Failed::Broken(error)) => error.get_ref().is_some_and(|cause| cause.is::<CutShort>()),
+        Err(_) => false,
+    }
 }
 
 /// Standard input and output, read and written without blocking the connection.
@@ -152,7 +163,10 @@ fn standard() -> io::Result<(File, File)> {
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
-    use proto::ws::{Role, stream::WsStream};
+    use proto::ws::{
+        Role,
+        frame::{Opcode, close_payload, put_control},
+    };
     use tokio::io::{duplex, empty};
 
     use super::*;
@@ -191,6 +205,19 @@ mod tests {
         let (sent, ()) = tokio::join!(relay(near, input, &mut output), other);
         sent.unwrap();
         assert_eq!(output, b"bye");
+    }
+
+    #[tokio::test]
+    async fn a_close_that_says_that_something_was_cut_short_is_no_good_end() {
+        for (code, is_good) in [(1000, true), (1001, false), (1008, false), (1011, false), (4000, false)] {
+            let (near, mut far) = duplex(1024);
+            let mut wire = Vec::new();
+            put_control(&mut wire, Opcode::Close, &close_payload(code, ""), None);
+            far.write_all(&wire).await.unwrap();
+            let near = WsStream::new(near, Role::Client, BytesMut::new());
+            let sent = relay(near, empty(), Vec::new()).await;
+            assert_eq!(sent.is_ok(), is_good, "{code}: {sent:?}");
+        }
     }
 
     #[tokio::test]

@@ -67,7 +67,9 @@ pub struct Accepted {
     pub(super) line: Line,
 }
 
-/// A sender's connection as a byte stream: text and binary messages alike, boundaries dropped; its end is a Close.
+/// A sender's connection as a byte stream: text and binary messages alike, boundaries dropped; its end is a Close. One
+/// with a code other than 1000 reads as an error, [`proto::ws::stream::CutShort`]: the sender, or a relay that ends, may
+/// not have said everything.
 #[derive(Debug)]
 pub struct Rendezvous {
     stream: WsStream<Transport>,
@@ -198,7 +200,7 @@ impl Accepted {
     /// As a byte stream.
     pub fn into_stream(self) -> Rendezvous {
         let Self { io, read_ahead, line } = self;
-        Rendezvous { stream: WsStream::new(io, Role::Client, read_ahead), line }
+        Rendezvous { stream: WsStream::new(io, Role::Client, read_ahead).whole_or_error(), line }
     }
 }
 

@@ -12,10 +12,11 @@ use relay::{
     sender::{Address, Credential},
 };
 use tokio::{
+    io::AsyncReadExt as _,
     sync::{Notify, mpsc},
     task::JoinSet,
 };
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
 
 use super::support::Client;
 use crate::{
@@ -139,6 +140,32 @@ async fn keep_connecting(relay: Arc<Relay>, stop: Arc<std::sync::atomic::AtomicB
         count += 1;
     }
     count
+}
+
+#[tokio::test]
+async fn a_sender_that_closes_with_another_code_than_1000_is_an_error_for_its_handler() {
+    let relay = relay_for(1).await;
+    let (told, mut ends) = mpsc::unbounded_channel();
+    let program = Program::start(&relay, |on| {
+        on.channels(1).on_websocket(move |knock| {
+            let told = told.clone();
+            async move {
+                let mut stream = knock.accept(None).await.unwrap().into_stream();
+                let mut came = Vec::new();
+                let end = stream.read_to_end(&mut came).await.map_err(|error| error.kind());
+                told.send((came, end)).unwrap();
+            }
+        })
+    });
+    program.up(1).await;
+    let aborted = Err(std::io::ErrorKind::ConnectionAborted);
+    for (code, expected) in [(1000, Ok(4)), (1001, aborted), (1011, aborted), (4000, aborted)] {
+        let mut socket = relay.sender("").await.unwrap();
+        socket.send(Message::binary(b"half".to_vec())).await.unwrap();
+        let close = CloseFrame { code: code.into(), reason: "".into() };
+        socket.send(Message::Close(Some(close))).await.unwrap();
+        assert_eq!(ends.recv().await.unwrap(), (b"half".to_vec(), expected), "{code}");
+    }
 }
 
 #[tokio::test]
