@@ -126,7 +126,11 @@ impl Sources {
             current: source.connections,
             again: CONNECTIONS_AGAIN,
         });
-        let wait = self.limits.per_second.map(|rate| source.due.take(rate)).unwrap_or_default();
+        let wait = source.due.wait();
+        // Whoever is too late to wait for a turn leaves it to those who come later.
+        if let Some(rate) = self.limits.per_second.filter(|_| wait <= TURN) {
+            source.due.take(rate);
+        }
         let unproven = Unproven { served: source.served.clone(), turn: None, wait, _share: share, _one_of_all: room };
         Ok((unproven, Connected { table: self.table.clone(), address }, excess))
     }

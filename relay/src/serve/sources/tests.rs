@@ -93,6 +93,21 @@ async fn handshakes_of_an_address_are_begun_no_faster_than_they_may_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_is_turned_away_makes_nobody_wait_longer() {
+    let sources = sources(Limits { handshakes_per_second_per_address: Some(2), ..Limits::default() });
+    let mut crowd = Vec::new();
+    for _ in 0..1000 {
+        crowd.push(admitted(&sources, peer(1)).await);
+        crowd.truncate(100);
+    }
+    tokio::time::advance(TURN).await;
+    let (mut next, _connected) = admitted(&sources, peer(1)).await;
+    let began = Instant::now();
+    assert!(next.turn().await, "whoever had a turn is through");
+    assert!(began.elapsed() <= Duration::from_secs(1), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn connections_of_an_address_are_counted_to_their_end() {
     let sources = sources(Limits { connections_per_address: 2, ..Limits::default() });
     let mut held = vec![admitted(&sources, peer(1)).await.1, admitted(&sources, peer(1)).await.1];
