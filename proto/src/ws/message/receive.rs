@@ -28,6 +28,10 @@ const READ: usize = 2048;
 /// Bytes read at once while a binary message is taken in pieces: one TLS record.
 const PIECE_READ: usize = 16 * 1024;
 
+/// A shorter piece is copied out of what was read, because it would keep all of that in memory for as long as it waits:
+/// whoever counts pieces by their bytes is wrong by four times at most.
+pub(super) const PIECE_SHARED: usize = PIECE_READ / 4;
+
 /// All connections of a process ping on multiples of this: ten thousand idle ones wake a thread ten times a second
 /// instead of hundreds of times. Longer would make bursts that others notice.
 const TICK: Duration = Duration::from_millis(100);
@@ -210,7 +214,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
                     self.large &= !last;
                     if pieces && !self.kind.text {
                         if last || !bytes.is_empty() {
-                            return Ok(Some(Part::Bytes { bytes: bytes.freeze(), last }));
+                            return Ok(Some(Part::Bytes { bytes: piece(bytes), last }));
                         }
                         continue;
                     }
@@ -244,6 +248,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Receiver<IO> {
         }
         String::from_utf8(bytes.into()).map(Message::Text).map_err(|_| ChannelError::NotText)
     }
+}
+
+/// Bytes of a message, in memory of a size like theirs.
+fn piece(bytes: BytesMut) -> Bytes {
+    if bytes.len() < PIECE_SHARED { Bytes::copy_from_slice(&bytes) } else { bytes.freeze() }
 }
 
 /// The next multiple of [`TICK`].

@@ -74,6 +74,22 @@ async fn a_binary_message_in_pieces_has_no_limit_and_a_text_keeps_it() {
 }
 
 #[tokio::test]
+async fn a_small_piece_holds_no_more_than_a_few_times_its_bytes() {
+    for size in [1, receive::PIECE_SHARED - 1, receive::PIECE_SHARED] {
+        let (mut client, mut raw) = client_and_raw();
+        // A message that is under way, so that the next read is large.
+        raw.write_all(&frame(Opcode::Binary, false, b"begun")).await.unwrap();
+        assert_eq!(next_part(&mut client).await.unwrap(), part(b"begun", false));
+        raw.write_all(&frame(Opcode::Continuation, false, &vec![7; size])).await.unwrap();
+        let Part::Bytes { bytes, .. } = next_part(&mut client).await.unwrap() else { panic!("no bytes") };
+        assert_eq!(bytes.len(), size);
+        drop(client);
+        let held = bytes.try_into_mut().expect("nobody else holds it").capacity();
+        assert!(held <= 5 * size, "{held} bytes for {size}");
+    }
+}
+
+#[tokio::test]
 async fn one_piece_at_a_time_waits_for_a_reader_that_stalls() {
     let (a, _raw) = duplex(10);
     let (sender, _receiver, writer) = split(a, Role::Client, BytesMut::new(), LIMIT, PING);
