@@ -154,6 +154,12 @@ impl<H: Clone + Eq + Hash> Shares<H> {
         *table.by.entry(holder.clone()).or_default() += 1;
         Ok(Held { table: self.table.clone(), holder })
     }
+
+    /// How many are taken.
+    #[cfg(test)]
+    pub(crate) fn used(&self) -> usize {
+        lock(&self.table).used
+    }
 }
 
 impl<H: Eq + Hash> Clone for Shares<H> {

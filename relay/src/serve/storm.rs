@@ -36,6 +36,7 @@ use super::{
     entities::compared,
     refusal::Refusal,
     route::{Asked, Denied},
+    share::{self, Shares},
     sources::counted,
     upgrade::taken_over,
 };
@@ -74,8 +75,9 @@ const DELAY_MAX: Duration = Duration::from_secs(30);
 /// relay for a minute comes back with hundreds. Beyond, refusals are plain again.
 const HELD_OF_ONE: u32 = 256;
 
-/// The same for all offenders together: some 25 MiB.
-const HELD_MAX: u32 = 2048;
+/// The same for all offenders together: some 25 MiB. An address may name as many paths as it likes, so these are shared
+/// by addresses: none has all of them.
+const HELD_MAX: usize = 2048;
 
 /// Largest message of a parked listener, which has proven nothing: a renewed token fits.
 const PARKED_MESSAGE_MAX: usize = 8 * 1024;
@@ -96,15 +98,15 @@ pub(crate) fn is_hyco_ws(headers: &HeaderMap) -> bool {
 }
 
 /// Who failed lately. Cheap to clone.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Offenders {
     table: Arc<Mutex<Table>>,
+    places: Shares<IpAddr>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
     offenders: HashMap<Key, Offender>,
-    held: u32,
 }
 
 /// Source, and path that was asked for, cut to the longest name.
@@ -154,6 +156,13 @@ struct Held {
     table: Arc<Mutex<Table>>,
     key: Key,
     parked: bool,
+    _place: share::Held<IpAddr>,
+}
+
+impl Default for Offenders {
+    fn default() -> Self {
+        Self { table: Arc::default(), places: Shares::new("refused listeners", HELD_MAX) }
+    }
 }
 
 impl Offenders {
@@ -174,29 +183,29 @@ impl Offenders {
         let key = key(address, path);
         let mut table = self.table();
         table.make_room(&key, now);
-        let has_room = table.held < HELD_MAX;
         let fresh = || Offender { failures: 0, parkings: 0, heat: 0.0, last: now, parked: 0, delayed: 0 };
         let offender = table.offenders.entry(key.clone()).or_insert_with(fresh);
         let failures = offender.count(now, slowed);
-        let has_room = has_room && offender.parked + offender.delayed < HELD_OF_ONE;
         // With one parked there is no better answer than to park the next as well, whatever was cleared in between.
-        if slowed == Slowed::Parked && has_room && (failures > PLAIN || offender.parked > 0) {
-            offender.parked += 1;
-            offender.parkings = offender.parkings.saturating_add(1);
-            let count = offender.parkings;
-            table.held += 1;
-            return Course { kind: Kind::Park(parked_for(), self.held(key, true)), count };
+        let parks = slowed == Slowed::Parked && (failures > PLAIN || offender.parked > 0);
+        let delay = offender.delay().filter(|_| slowed == Slowed::Delayed);
+        let plain = Course { kind: Kind::Plain, count: failures };
+        if !parks && delay.is_none() || offender.parked + offender.delayed >= HELD_OF_ONE {
+            return plain;
         }
-        if let Some(delay) = offender.delay().filter(|_| slowed == Slowed::Delayed && has_room) {
+        let Ok(place) = self.places.take(key.0) else { return plain };
+        if let Some(delay) = delay {
             offender.delayed += 1;
-            table.held += 1;
-            return Course { kind: Kind::Delay(delay, self.held(key, false)), count: failures };
+            return Course { kind: Kind::Delay(delay, self.held(key, false, place)), count: failures };
         }
-        Course { kind: Kind::Plain, count: failures }
+        offender.parked += 1;
+        offender.parkings = offender.parkings.saturating_add(1);
+        let count = offender.parkings;
+        Course { kind: Kind::Park(parked_for(), self.held(key, true, place)), count }
     }
 
-    fn held(&self, key: Key, parked: bool) -> Held {
-        Held { table: self.table.clone(), key, parked }
+    fn held(&self, key: Key, parked: bool, place: share::Held<IpAddr>) -> Held {
+        Held { table: self.table.clone(), key, parked, _place: place }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -250,7 +259,6 @@ impl Offender {
 impl Drop for Held {
     fn drop(&mut self) {
         let mut table = lock(&self.table);
-        table.held -= 1;
         // Forgotten meanwhile, perhaps; what came after it under the same key counts for itself.
         if let Some(offender) = table.offenders.get_mut(&self.key) {
             let count = if self.parked { &mut offender.parked } else { &mut offender.delayed };

@@ -154,18 +154,37 @@ async fn what_is_held_is_bounded_for_one_offender_and_for_all() {
             (0..PLAIN + HELD_OF_ONE).map(|_| offenders.refuse(source(number), ENTITY, Slowed::Parked)).collect();
         held.extend(courses.into_iter().filter(|course| !is_plain(course)));
         assert!(is_plain(&offenders.refuse(source(number), ENTITY, Slowed::Parked)), "{number}");
-        if number * HELD_OF_ONE >= HELD_MAX {
+        if held.len() >= HELD_MAX {
             break;
         }
     }
-    assert_eq!(held.len(), HELD_MAX as usize);
+    assert_eq!(held.len(), HELD_MAX);
     for _ in 0..=PLAIN {
         assert!(is_plain(&offenders.refuse(source(99), ENTITY, Slowed::Parked)));
     }
     held.pop();
     assert!(!is_plain(&offenders.refuse(source(99), ENTITY, Slowed::Parked)), "room comes back");
     drop(held);
-    assert_eq!(offenders.table().held, 0);
+    assert_eq!(offenders.places.used(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_with_many_paths_leaves_room_for_others() {
+    let offenders = Offenders::default();
+    let mut held = Vec::new();
+    for path in 0..16 {
+        let path = format!("path{path}");
+        held.extend((0..PLAIN + HELD_OF_ONE).map(|_| offenders.refuse(source(1), &path, Slowed::Parked)));
+    }
+    held.retain(|course| !is_plain(course));
+    assert_eq!(held.len(), HELD_MAX * 3 / 4);
+    for number in 2..4 {
+        (0..PLAIN).for_each(|_| drop(offenders.refuse(source(number), ENTITY, Slowed::Parked)));
+        held.extend((0..HELD_OF_ONE).map(|_| offenders.refuse(source(number), ENTITY, Slowed::Parked)));
+    }
+    assert!(held.iter().all(|course| !is_plain(course)));
+    drop(held);
+    assert_eq!(offenders.places.used(), 0);
 }
 
 #[tokio::test(start_paused = true)]
