@@ -5,7 +5,10 @@ use std::task::Context;
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    task::JoinSet,
+};
 use tokio_tungstenite::{WebSocketStream, tungstenite, tungstenite::protocol};
 
 use super::*;
@@ -270,23 +273,20 @@ async fn a_silent_peer_is_pinged_once_and_given_up_after_twice_the_time() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_of_different_age_ping_together() {
-    let mut pinged = Vec::new();
+    let mut pinged = JoinSet::new();
     for age in [0, 20, 50] {
         tokio::time::sleep(Duration::from_millis(age)).await;
         let (mut client, mut raw) = client_and_raw();
-        pinged.push(tokio::spawn(async move {
+        pinged.spawn(async move {
             let ping = async {
                 raw.read_u8().await.unwrap();
                 tokio::time::Instant::now()
             };
             tokio::select! { at = ping => at, _ = client.next() => unreachable!("nothing was sent") }
-        }));
+        });
     }
     let start = tokio::time::Instant::now();
-    let mut at = Vec::new();
-    for one in pinged {
-        at.push(one.await.unwrap());
-    }
+    let mut at = pinged.join_all().await;
     // They began within 70 of the 100 ms that count as one: two bunches at most, not three.
     at.dedup();
     assert!(at.len() <= 2, "{at:?}");
