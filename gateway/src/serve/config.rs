@@ -267,7 +267,8 @@ pub(crate) const BUFFERS_MIN: u64 = 8 << 20;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PerPrincipal {
-    /// Tunnels at once; of actors alone. Default: no limit.
+    /// Tunnels at once; of actors alone. Where no actor is bound to a tunnel, it is the first caller's. One that gets no place
+    /// is ended after 10 s. Default: no limit.
     pub tunnels: Option<usize>,
     /// Streams at once. Default: no limit.
     pub streams: Option<usize>,

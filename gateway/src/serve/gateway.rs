@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc, time
 
 use arc_swap::ArcSwap;
 use daemon::{audit::Journal, process::Context, traces::Tracer};
-use identity::jwt::Authenticators;
+use identity::{jwt::Authenticators, principal::Principal};
 use proto::tunnel::{
     budget::Budget,
     failure::{Code, Failure},
@@ -116,6 +116,18 @@ impl Gateway {
         policy.decide(&self.question(caller, ask, external)).map(|_| ()).map_err(|denial| denied(&denial))
     }
 
+    /// Whether somebody may hold a tunnel as far as the deny list is concerned.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn not_denied(&self, who: &Principal) -> Result<(), Failure> {
+        let policy = Arc::clone(&self.policies.borrow());
+        match policy.deny().find(&who.into()) {
+            Some(why) => Err(Failure::before_target(denied_code(why), format!("{who} {}", why.text()))),
+            None => Ok(()),
+        }
+    }
+
     fn question<'a>(&self, caller: &'a Caller, ask: Ask<'a>, external: bool) -> Question<'a> {
         let (subject, actor) = ((&caller.subject).into(), (&caller.actor).into());
         Question { subject, actor, ask, external, at: self.context.clock.now() }
@@ -208,10 +220,15 @@ impl Gateway {
 fn denied(denial: &Denial) -> Failure {
     let code = match denial.why {
         Why::AmbiguousPath => Code::AmbiguousPath,
-        Why::SubjectDenied(Denied::Token | Denied::Key) | Why::ActorDenied(Denied::Token | Denied::Key) => {
-            Code::TokenRefused
-        }
-        Why::Suspended | Why::SubjectDenied(_) | Why::ActorDenied(_) | Why::NoRule => Code::PolicyDenied,
+        Why::SubjectDenied(why) | Why::ActorDenied(why) => denied_code(why),
+        Why::Suspended | Why::NoRule => Code::PolicyDenied,
     };
     Failure::before_target(code, denial.to_string())
+}
+
+fn denied_code(why: Denied) -> Code {
+    match why {
+        Denied::Token | Denied::Key => Code::TokenRefused,
+        Denied::Subject | Denied::Certificate => Code::PolicyDenied,
+    }
 }

@@ -1,7 +1,7 @@
 //! One tunnel: an HTTP/2 connection whose calls are served side by side, each in a task that the tunnel owns.
 //!
-//! A tunnel on which nobody has proven who they are ends after `PROOF_DEADLINE` or `STRIKES_MAX` refused calls. When
-//! draining begins, watchers are told, then the connection says GOAWAY; streams go on until they end or the grace period
+//! A tunnel on which nobody has proven who they are, or nobody who has got a place among the tunnels, ends after
+//! `PROOF_DEADLINE` or `STRIKES_MAX` refused calls. When draining begins, watchers are told, then the connection says GOAWAY; streams go on until they end or the grace period
 //! does.
 
 pub mod caller;
@@ -18,11 +18,10 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use proto::tunnel::{
-    failure::Failure,
     server::{self, Call, Server},
     settings::Settings,
 };
@@ -32,15 +31,14 @@ use tokio::{
 };
 
 use self::{
-    caller::{Binding, Caller},
-    holder::Standing,
+    caller::Binding,
+    holder::{Holding, Standing},
     record::{TunnelFacts, TunnelRecord},
     services::Services,
 };
 use super::{
     entry::{Admitted, Io, gate::Ticket},
     gateway::Gateway,
-    limits::TunnelPlace,
 };
 
 /// A tunnel whose peer has proven nothing by then is ended (SD-10).
@@ -64,31 +62,18 @@ pub(crate) struct Tunnel {
     pub(super) facts: Arc<TunnelFacts>,
     pub(super) binding: Binding,
     standing: Standing,
+    /// Somebody has, and it has its place.
     proven: AtomicBool,
     /// Until then it counts among the handshakes in flight, so that idle strangers cannot take every tunnel's place.
     ticket: Mutex<Option<Ticket>>,
     strikes: AtomicU32,
-    /// Its place among the tunnels of its actor, as soon as there is one.
-    place: Mutex<Option<TunnelPlace>>,
+    holding: Holding,
 }
 
 impl Tunnel {
-    /// Takes a place among the tunnels of the actor that is bound to it, if it has none yet.
-    ///
-    /// # Errors
-    /// `LimitReached`; it may be tried again.
-    fn take_place(&self) -> Result<(), Failure> {
-        let Some(actor) = self.binding.actor() else { return Ok(()) };
-        let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
-        if place.is_none() {
-            *place = Some(self.gateway.ledger.tunnel(&actor)?);
-        }
-        Ok(())
-    }
-
-    /// Somebody has proven who they are.
-    fn proven(&self, caller: &Caller) {
-        self.standing.used_by(caller);
+    /// Somebody who may hold it has proven who they are, until then.
+    fn proven(&self, until: SystemTime) {
+        self.standing.proven(until);
         if !self.proven.swap(true, Ordering::Relaxed) {
             self.ticket.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
@@ -136,22 +121,25 @@ pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc
         }
         Err(_) => return record.ended = Some("no HTTP/2 preface in time".to_owned()),
     };
-    let proven = AtomicBool::new(certificate.is_some());
     let (holder, chain) = certificate.map(|shown| (shown.principal, shown.chain)).unzip();
     let (binding, standing) = (Binding::new(holder), Standing::new(chain));
-    let ticket = Mutex::new(if proven.load(Ordering::Relaxed) { None } else { Some(ticket) });
-    let strikes = AtomicU32::new(0);
     let tunnel = Arc::new(Tunnel {
         gateway,
         services,
         facts,
         binding,
         standing,
-        proven,
-        ticket,
-        strikes,
-        place: Mutex::default(),
+        proven: AtomicBool::new(false),
+        ticket: Mutex::new(Some(ticket)),
+        strikes: AtomicU32::new(0),
+        holding: Holding::default(),
     });
+    // Whoever gets no place now is told so at the first call.
+    if let Some(actor) = tunnel.binding.actor()
+        && tunnel.hold(&actor).is_ok()
+    {
+        tunnel.proven(actor.expires());
+    }
     let ended = serve(server, &tunnel, &mut record).await;
     record.actor = tunnel.binding.actor();
     record.ended = Some(ended);
@@ -184,7 +172,7 @@ async fn serve(mut server: Server<Io>, tunnel: &Arc<Tunnel>, record: &mut Tunnel
                 }
                 Phase::Forced(_) => return "the grace period is over".to_owned(),
                 Phase::Open | Phase::Draining if tunnel.is_proven() => {}
-                Phase::Open | Phase::Draining => return "nobody proved who they are".to_owned(),
+                Phase::Open | Phase::Draining => return tunnel.unheld(),
             },
             reason = &mut lost => return reason,
             // Before new calls, or a flood of them would put off what ended ones have to say.

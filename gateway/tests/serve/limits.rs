@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use identity::ca::Authority;
 use proto::tunnel::{
     client::{Client, Sender},
     failure::{Code, Failure, Reached},
@@ -12,7 +13,8 @@ use proto::tunnel::{
 use tokio::time::timeout;
 
 use crate::support::{
-    PATIENCE, Setup, World, actor, fetch, get, open_http, post, receive, rules, subject, targets::Target,
+    Beside, PATIENCE, Setup, World, actor, fetch, get, leaf, logs::Lines, open_http, post, receive, rules, subject,
+    targets::Target,
 };
 
 async fn world(target: &Target, limits: &str) -> World {
@@ -92,6 +94,103 @@ async fn an_actor_has_as_many_tunnels_as_the_limit_says() {
     drop(first);
     timeout(PATIENCE, async { while describe().await.is_err() {} }).await.expect("there is room again");
     fetch(&third, &world.token("alice"), get(target.address, "/v1/x")).await.unwrap();
+}
+
+/// As [`world`], with a file in its folder and more of `listen`.
+async fn world_beside(target: &Target, limits: &str, beside: Beside<'_>) -> World {
+    let more = format!("limits: {{ {limits} }}\ndeny: deny.yaml");
+    let setup = Setup { rules: rules(target.address), targets: &[("scorer.models.svc", target.address)], more: &more };
+    World::start_beside(setup, beside).await
+}
+
+#[tokio::test]
+async fn a_tunnel_counts_for_whoever_uses_it_first_while_no_actor_is_bound() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let world = world(&target, "per_actor: { tunnels: 1 }").await;
+    let (first, second) = (world.tunnel().await, world.tunnel().await);
+    let ask = async |tunnel: &Client, who: &str| fetch(tunnel, &world.token(who), get(target.address, "/v1/x")).await;
+    ask(&first, "alice").await.unwrap();
+    ask(&first, "bob").await.expect("others may use a tunnel that has its place");
+    let message = refused(ask(&second, "alice").await);
+    assert_eq!(message, "limits.per_actor.tunnels is 1, and corp/alice has 1; retry after 1 s");
+    ask(&world.tunnel().await, "bob").await.expect("it is not bob's tunnel that he was on before");
+    tokio::time::pause();
+    second.closed().await;
+    let ended = lines.access("tunnel").into_iter().map(|line| line["ended"].as_str().unwrap().to_owned());
+    let reason = "nobody had a place for it: limits.per_actor.tunnels is 1, and corp/alice has 1; retry after 1 s";
+    assert!(ended.collect::<Vec<_>>().contains(&reason.to_owned()), "{}", lines.text());
+}
+
+#[tokio::test]
+async fn an_actor_that_is_bound_later_needs_a_place_of_its_own() {
+    let target = Target::http().await;
+    let world = world(&target, "per_actor: { tunnels: 1 }").await;
+    let _held = world.held().await;
+    let tunnel = world.tunnel().await;
+    fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.unwrap();
+    refused(tunnel.describe(actor(&world.token("connector"))).await);
+    refused(fetch(&tunnel, &world.token("alice"), get(target.address, "/v1/x")).await);
+    let another = world.tunnel().await;
+    refused(fetch(&another, &world.token("alice"), get(target.address, "/v1/x")).await);
+}
+
+#[tokio::test]
+async fn a_certificate_takes_its_place_before_anything_is_sent() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let authority = Authority::generate("clients", Duration::from_secs(3600)).unwrap();
+    let beside = Beside {
+        files: &[("clients.pem", &authority.certificate), ("deny.yaml", "subjects: []")],
+        listen: ", client_ca: clients.pem",
+        ..Beside::default()
+    };
+    let world = world_beside(&target, "per_actor: { tunnels: 1 }", beside).await;
+    let certificate = leaf(&authority, "spiffe://corp/one");
+    let first = world.tunnel_showing(Some(&certificate)).await;
+    let second = world.tunnel_showing(Some(&certificate)).await;
+    tokio::time::pause();
+    second.closed().await;
+    assert!(first.is_open());
+    let ended = lines.access("tunnel")[0]["ended"].clone();
+    let who = "mtls/spiffe://corp/one";
+    let reason = format!("nobody had a place for it: limits.per_actor.tunnels is 1, and {who} has 1; retry after 1 s");
+    assert_eq!(ended, reason);
+}
+
+#[tokio::test]
+async fn whoever_is_denied_holds_no_tunnel() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let beside = Beside { files: &[("deny.yaml", "subjects: [corp/alice]")], ..Beside::default() };
+    let world = world_beside(&target, "tunnels: 1000", beside).await;
+    let tunnel = world.tunnel().await;
+    let token = world.token("alice");
+    let failure = fetch(&tunnel, &token, get(target.address, "/v1/x")).await.unwrap_err();
+    assert_eq!(failure.code, Code::PolicyDenied);
+    assert!(failure.message.contains("corp/alice is on the cluster owner's deny list"), "{failure}");
+    tokio::time::pause();
+    tunnel.closed().await;
+    let ended = lines.access("tunnel")[0]["ended"].clone();
+    assert_eq!(ended, "nobody had a place for it: corp/alice is on the cluster owner's deny list");
+}
+
+#[tokio::test]
+async fn a_tunnel_that_only_the_denied_used_is_ended() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::http().await;
+    let beside = Beside { files: &[("deny.yaml", "subjects: []")], ..Beside::default() };
+    let world = world_beside(&target, "tunnels: 1000", beside).await;
+    let (alone, shared) = (world.tunnel().await, world.tunnel().await);
+    for tunnel in [&alone, &shared] {
+        fetch(tunnel, &world.token("alice"), get(target.address, "/v1/x")).await.unwrap();
+    }
+    shared.describe(subject(&world.token("connector"))).await.unwrap();
+    world.write("deny.yaml", "subjects: [corp/alice]");
+    timeout(PATIENCE, alone.closed()).await.expect("the tunnel ends");
+    let ended = lines.access("tunnel")[0]["ended"].clone();
+    assert_eq!(ended, "corp/alice is on the cluster owner's deny list");
+    shared.describe(subject(&world.token("connector"))).await.expect("it serves others, too");
 }
 
 #[tokio::test]

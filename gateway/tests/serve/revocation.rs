@@ -7,10 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use daemon::clock::Manual;
-use identity::{
-    ca::{Authority, Leaf, LeafRequest},
-    tls::cluster::ClientCertificate,
-};
+use identity::{ca::Authority, tls::cluster::ClientCertificate};
 use proto::tunnel::{
     client::Client,
     failure::{Code, Failure},
@@ -21,8 +18,8 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::support::{
-    AUDIENCE, Beside, ISSUER, PATIENCE, Setup, World, actor, fetch, get, logs::Lines, open_http, post, receive, rules,
-    subject, targets::Target,
+    AUDIENCE, Beside, ISSUER, PATIENCE, Setup, World, actor, fetch, get, leaf, logs::Lines, open_http, post, receive,
+    rules, subject, targets::Target,
 };
 
 const NOBODY: &str = "subjects: []";
@@ -212,18 +209,6 @@ async fn keys_that_disappear_are_believed_for_a_day_and_no_longer() {
     let failure = fetch(&world.tunnel().await, &fresh, get(target.address, "/v1/x")).await.unwrap_err();
     assert_eq!(failure.code, Code::TokenRefused);
     assert!(failure.message.contains("keys of the issuer"), "{failure}");
-}
-
-fn leaf(authority: &Authority, uri: &str) -> ClientCertificate {
-    let request = LeafRequest {
-        name: "connector".to_owned(),
-        hosts: Vec::new(),
-        uris: vec![uri.to_owned()],
-        life: Duration::from_secs(3600),
-        client: true,
-    };
-    let Leaf { certificate, key } = authority.issue(&request).unwrap();
-    ClientCertificate { certificate, key }
 }
 
 /// A revocation list of `authority` with the certificates of these leaves.

@@ -15,6 +15,7 @@ use daemon::{clock::SharedClock, process::Context, workers::Workers};
 use gateway::{serve, trust::TrustFile};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use identity::{
+    ca::{Authority, Leaf, LeafRequest},
     jwt::Signer,
     secret::Secret,
     tls::cluster::{ClientCertificate, ClusterTrust, inner_name},
@@ -207,6 +208,19 @@ policy: policy.yaml
     pub(crate) async fn drain(&self, grace: Duration) -> daemon::shutdown::Outcome {
         self.context.shutdown.run(grace).await
     }
+}
+
+/// A client certificate for this name.
+pub(crate) fn leaf(authority: &Authority, uri: &str) -> ClientCertificate {
+    let request = LeafRequest {
+        name: "connector".to_owned(),
+        hosts: Vec::new(),
+        uris: vec![uri.to_owned()],
+        life: Duration::from_secs(3600),
+        client: true,
+    };
+    let Leaf { certificate, key } = authority.issue(&request).unwrap();
+    ClientCertificate { certificate, key }
 }
 
 /// Rules for one HTTP target and one connector.

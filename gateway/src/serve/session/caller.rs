@@ -126,7 +126,8 @@ impl Binding {
     }
 }
 
-fn is_same(one: &Principal, two: &Principal) -> bool {
+/// Whether two proofs are of the same principal.
+pub(super) fn is_same(one: &Principal, two: &Principal) -> bool {
     one.authenticator() == two.authenticator() && one.subject() == two.subject()
 }
 

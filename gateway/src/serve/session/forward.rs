@@ -260,10 +260,16 @@ impl Tunnel {
         let now = self.gateway.context.clock.now();
         match self.binding.caller(metadata, &self.gateway.authenticators, now).await {
             Ok(caller) => {
-                self.proven(&caller);
                 record.actor = Some(caller.actor.clone());
                 record.subject = Some(caller.subject.clone());
-                self.take_place()?;
+                if let Err(failure) = self.hold(&caller.actor) {
+                    // Room may come; whoever is denied stays so.
+                    if failure.code != Code::LimitReached {
+                        self.strike();
+                    }
+                    return Err(failure);
+                }
+                self.proven(caller.actor.expires().max(caller.subject.expires()));
                 Ok(caller)
             }
             Err(failure) => {
