@@ -1,8 +1,11 @@
 //! Targets that speak HTTP/2, gRPC among them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
 };
 
 use bytes::Bytes;
@@ -221,6 +224,40 @@ async fn interim_answers_pass_in_http2_too() {
     sender.data(Bytes::from_static(b"body")).await.unwrap();
     sender.fin(Fin::default()).await.unwrap();
     assert_eq!(receive(&mut receiver).await.unwrap().head.status, 204);
+}
+
+/// A target that sends interim answers as fast as they are taken; tells when that is stopped.
+async fn endless() -> (Target, mpsc::UnboundedReceiver<Reason>) {
+    let (stopped, stops) = mpsc::unbounded_channel();
+    let target = target(move |request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+        let stopped = stopped.clone();
+        async move {
+            let stop = loop {
+                let reset = std::future::poll_fn(|cx| Poll::Ready(respond.poll_reset(cx))).await;
+                if let Poll::Ready(reason) = reset {
+                    break reason.unwrap();
+                }
+                let _ = respond.send_informational(status(103));
+                tokio::task::yield_now().await;
+            };
+            drop(request);
+            let _ = stopped.send(stop);
+        }
+    })
+    .await;
+    (target, stops)
+}
+
+#[tokio::test]
+async fn endless_interim_answers_break_in_http2_though_the_caller_takes_none() {
+    let (target, mut stops) = endless().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.tunnel_of_window(0).await;
+    let open = open_http(http2(get(target.address, "/v1/x")));
+    let (_sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    let failure = receive(&mut receiver).await.unwrap_err();
+    assert_eq!(failure.code, Code::TargetBroken, "{failure}");
+    tokio::time::timeout(PATIENCE, stops.recv()).await.expect("the target is stopped").unwrap();
 }
 
 #[tokio::test]

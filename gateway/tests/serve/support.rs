@@ -185,11 +185,20 @@ policy: policy.yaml
 
     /// The same, if it comes about.
     pub(crate) async fn try_tunnel_showing(&self, certificate: Option<&ClientCertificate>) -> anyhow::Result<Client> {
+        self.try_tunnel(certificate, Settings::default()).await
+    }
+
+    /// A tunnel with nobody bound to it, whose caller gives so much credit for each stream at first.
+    pub(crate) async fn tunnel_of_window(&self, stream_window: u32) -> Client {
+        self.try_tunnel(None, Settings { stream_window, ..Settings::default() }).await.unwrap()
+    }
+
+    async fn try_tunnel(&self, certificate: Option<&ClientCertificate>, settings: Settings) -> anyhow::Result<Client> {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
         let connector = TlsConnector::from(self.trust.inner_client(certificate).unwrap());
         let session = connector.connect(inner_name(), tcp).await?;
-        let (client, driver) = client::connect(session, Settings::default()).await?;
+        let (client, driver) = client::connect(session, settings).await?;
         self.tasks.lock().unwrap().spawn(async move {
             // How a tunnel ends is for the tests to see at its client.
             let _ = driver.await;

@@ -39,6 +39,9 @@ use crate::serve::session::record::Traffic;
 /// Interim answers of one request in all; a target that sends more, or without end, is broken.
 const INTERIM_MAX: usize = 64;
 
+/// Interim answers of one request that wait to be passed on; a target that sends them faster than that is broken.
+const INTERIM_WAITING: usize = 8;
+
 /// Attempts at one request: connections that others use may be closed just when the request comes.
 const ATTEMPTS_MAX: usize = 4;
 
@@ -153,12 +156,8 @@ impl Exchange<'_> {
                 .await
             };
             match event {
-                Event::Heard(Heard::Flood) => {
-                    return Err(broken("the target sends interim answers without end").into());
-                }
-                Event::Heard(Heard::Interim(..)) if passed >= INTERIM_MAX => {
-                    return Err(broken("the target sends interim answers without end").into());
-                }
+                Event::Heard(Heard::Flood) => return Err(flood().into()),
+                Event::Heard(Heard::Interim(..)) if passed >= INTERIM_MAX => return Err(flood().into()),
                 Event::Heard(Heard::Interim(status, fields)) => {
                     passed += 1;
                     // 100 is between us and the target unless the caller waits for it.
@@ -333,16 +332,34 @@ impl Call {
         }
     }
 
+    /// Whether interim answers come faster than they are passed on.
+    fn is_flooded(&self) -> bool {
+        match self {
+            Self::One(call) => call.is_flooded(),
+            Self::Two(call) => call.is_flooded(),
+        }
+    }
+
     /// Drives the connection while something else is waited for: otherwise an answer that waits for the caller's credit
     /// would hold up the request's body, and two sides that stream at once would wait for each other for ever.
-    async fn alongside<F: Future>(&mut self, work: F) -> F::Output {
+    ///
+    /// # Errors
+    /// Those of the work; `TargetBroken` when more interim answers come meanwhile than are kept.
+    async fn alongside<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
         let mut work = pin!(work);
         poll_fn(|cx| {
             self.poll_drive(cx);
+            if self.is_flooded() {
+                return Poll::Ready(Err(flood()));
+            }
             work.as_mut().poll(cx)
         })
         .await
     }
+}
+
+fn flood() -> Failure {
+    broken("the target sends interim answers without end")
 }
 
 fn broken(message: &str) -> Failure {

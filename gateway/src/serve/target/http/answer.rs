@@ -51,7 +51,7 @@ pub(super) async fn pass_on(
     // A caller that was never told to go on keeps its body.
     if !progress.is_ended() && (!exchange.checked.expects || progress.goes_on()) {
         // Whatever becomes of the rest, the caller has its answer.
-        let _ = timeout(LINGER, call.alongside(progress.ended())).await;
+        let _ = timeout(LINGER, call.alongside(async { Ok(progress.ended().await) })).await;
     }
     if progress.is_ended()
         && let Call::One(call) = call

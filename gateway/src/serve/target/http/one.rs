@@ -17,11 +17,8 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 use proto::tunnel::failure::Reached;
 use tokio::sync::mpsc;
 
-use super::{Fault, Heard, Piece};
+use super::{Fault, Heard, INTERIM_WAITING, Piece};
 use crate::serve::target::{body::RequestBody, head::Checked, pool::Link, wire::Wire};
-
-/// Interim answers of one request that wait to be passed on; a target that sends them faster than that is broken.
-const INTERIM_WAITING: usize = 8;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
 
@@ -65,10 +62,14 @@ impl Call {
         self.link.poll_drive(cx);
     }
 
+    /// Seen without the task's budget, which a flood of interim answers uses up.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
+    }
+
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         self.link.poll_drive(cx);
-        // Seen without the task's budget, which a flood of interim answers uses up.
-        if self.flooded.load(Ordering::Relaxed) {
+        if self.is_flooded() {
             return Poll::Ready(Heard::Flood);
         }
         if let Poll::Ready(Some((status, fields))) = self.interim.poll_recv(cx) {

@@ -1,6 +1,7 @@
 //! A request in HTTP/2: a stream of a connection that others use, too. Dropping it resets the stream, and nothing else.
 
 use std::{
+    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -9,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{
-    HeaderValue, Request, Uri,
+    HeaderMap, HeaderValue, Request, StatusCode, Uri,
     header::{self, HeaderName},
     uri::Scheme,
 };
@@ -17,7 +18,7 @@ use http_body::Body;
 use hyper::body::Frame;
 use proto::tunnel::failure::Reached;
 
-use super::{Fault, Heard, Piece};
+use super::{Fault, Heard, INTERIM_WAITING, Piece};
 use crate::serve::target::{body::RequestBody, head::Checked, shared::Seat};
 
 /// Fields that carry credentials: never indexed by HPACK, since other callers' requests share its table.
@@ -30,6 +31,9 @@ pub(super) struct Call {
     secure: bool,
     length: Option<u64>,
     state: State,
+    /// Interim answers that wait to be passed on. HTTP/2 itself keeps as many as come.
+    interim: VecDeque<(StatusCode, HeaderMap)>,
+    flooded: bool,
     upload: Option<Upload>,
 }
 
@@ -44,15 +48,44 @@ enum State {
 impl Call {
     pub(super) fn new(seat: Seat, request: Request<RequestBody>, checked: &Checked) -> Self {
         let state = State::Waiting(Box::new(request));
-        Self { seat, secure: checked.secure, length: checked.length, state, upload: None }
+        Self {
+            seat,
+            secure: checked.secure,
+            length: checked.length,
+            state,
+            interim: VecDeque::new(),
+            flooded: false,
+            upload: None,
+        }
     }
 
     pub(super) fn poll_drive(&mut self, cx: &mut Context<'_>) {
+        self.poll_interim(cx);
         if let Some(upload) = &mut self.upload
             && Pin::new(upload).poll(cx).is_ready()
         {
             self.upload = None;
         }
+    }
+
+    /// Takes the interim answers that have come, also while nobody passes them on.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) {
+        let State::Sent(response) = &mut self.state else { return };
+        // An error is the answer's, too.
+        while !self.flooded
+            && let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx)
+        {
+            if self.interim.len() == INTERIM_WAITING {
+                self.flooded = true;
+                return;
+            }
+            let (parts, ()) = interim.into_parts();
+            self.interim.push_back((parts.status, parts.headers));
+        }
+    }
+
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded
     }
 
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
@@ -62,15 +95,13 @@ impl Call {
             return Poll::Ready(self.broken(&error));
         }
         self.poll_drive(cx);
-        let State::Sent(response) = &mut self.state else { return Poll::Pending };
-        match response.poll_informational(cx) {
-            Poll::Ready(Some(Ok(interim))) => {
-                let (parts, ()) = interim.into_parts();
-                return Poll::Ready(Heard::Interim(parts.status, parts.headers));
-            }
-            // The future itself says it, too.
-            Poll::Ready(Some(Err(_)) | None) | Poll::Pending => {}
+        if self.flooded {
+            return Poll::Ready(Heard::Flood);
         }
+        if let Some((status, fields)) = self.interim.pop_front() {
+            return Poll::Ready(Heard::Interim(status, fields));
+        }
+        let State::Sent(response) = &mut self.state else { return Poll::Pending };
         Poll::Ready(match ready!(Pin::new(response).poll(cx)) {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
