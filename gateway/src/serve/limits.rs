@@ -8,15 +8,15 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    pin::pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::ready,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use identity::principal::{Name, Principal};
 use proto::tunnel::failure::{Code, Failure};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     config::{Limits, PerPrincipal},
@@ -296,27 +296,42 @@ impl Drop for TunnelPlace {
     }
 }
 
-/// Works on, but stands still while those whose stream it is have moved more bytes than they may. Credit then stays with
-/// whoever sends, and nothing piles up.
-pub async fn paced<T>(traffic: &Traffic, work: impl Future<Output = T>) -> T {
-    let accounts = traffic.accounts();
-    if accounts.is_empty() {
-        return work.await;
-    }
-    let mut work = pin!(work);
-    let mut pause = pin!(None);
-    std::future::poll_fn(|cx| {
+/// A wait for as long as those whose stream it is have moved more bytes than they may. Costs nothing while they have not.
+#[derive(Debug, Default)]
+pub struct Pause(Option<Pin<Box<Sleep>>>);
+
+impl Pause {
+    /// Ready as soon as bytes may move.
+    pub fn poll(&mut self, traffic: &Traffic, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if let Some(pausing) = pause.as_mut().as_pin_mut() {
-                ready!(Future::poll(pausing, cx));
-                pause.set(None);
+            if let Some(pausing) = &mut self.0 {
+                ready!(pausing.as_mut().poll(cx));
+                self.0 = None;
             }
-            let longest = accounts.iter().filter_map(|account| account.debt()).map(|(_, wait)| wait).max();
-            match longest {
-                Some(wait) => pause.set(Some(sleep(wait.min(PAUSE_MAX)))),
-                None => return work.as_mut().poll(cx),
+            let debts = traffic.accounts().iter().filter_map(|account| account.debt());
+            match debts.map(|(_, wait)| wait).max() {
+                Some(wait) => self.0 = Some(Box::pin(sleep(wait.min(PAUSE_MAX)))),
+                None => return Poll::Ready(()),
             }
         }
+    }
+
+    /// When it is looked at again, while it lasts.
+    pub fn until(&self) -> Option<Instant> {
+        self.0.as_ref().map(|pausing| pausing.deadline())
+    }
+}
+
+/// Works on, but stands still during each [`Pause`]. Credit then stays with whoever sends, and nothing piles up, as long as
+/// whoever sends needs credit for all that it sends.
+pub async fn paced<T>(traffic: &Traffic, work: impl Future<Output = T>) -> T {
+    if traffic.accounts().is_empty() {
+        return work.await;
+    }
+    let (mut work, mut pause) = (pin!(work), Pause::default());
+    std::future::poll_fn(|cx| {
+        ready!(pause.poll(traffic, cx));
+        work.as_mut().poll(cx)
     })
     .await
 }

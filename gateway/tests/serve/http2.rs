@@ -18,7 +18,9 @@ use proto::tunnel::{
 };
 use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
-use crate::support::{PATIENCE, World, fetch, get, logs::Lines, open_http, post, receive, subject, targets::Target};
+use crate::support::{
+    PATIENCE, Setup, World, fetch, get, logs::Lines, open_http, post, receive, rules, subject, targets::Target,
+};
 
 type Call = (Request<RecvStream>, SendResponse<Bytes>);
 
@@ -255,6 +257,22 @@ async fn endless_interim_answers_break_in_http2_though_the_caller_takes_none() {
     let tunnel = world.tunnel_of_window(0).await;
     let open = open_http(http2(get(target.address, "/v1/x")));
     let (_sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    let failure = receive(&mut receiver).await.unwrap_err();
+    assert_eq!(failure.code, Code::TargetBroken, "{failure}");
+    tokio::time::timeout(PATIENCE, stops.recv()).await.expect("the target is stopped").unwrap();
+}
+
+#[tokio::test]
+async fn endless_interim_answers_break_in_http2_though_the_caller_has_moved_too_many_bytes() {
+    let (target, mut stops) = endless().await;
+    // What it sends below takes it minutes to make up for.
+    let more = "limits: { per_subject: { bytes_per_second: 1Ki } }";
+    let setup = Setup { rules: rules(target.address), targets: &[("scorer.models.svc", target.address)], more };
+    let world = World::start(setup).await;
+    let tunnel = world.held().await;
+    let open = open_http(http2(post(target.address, "/v1/x")));
+    let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open).await.unwrap();
+    sender.data(Bytes::from(vec![0; 256 * 1024])).await.unwrap();
     let failure = receive(&mut receiver).await.unwrap_err();
     assert_eq!(failure.code, Code::TargetBroken, "{failure}");
     tokio::time::timeout(PATIENCE, stops.recv()).await.expect("the target is stopped").unwrap();

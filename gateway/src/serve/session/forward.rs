@@ -199,7 +199,6 @@ async fn http(
         traffic: Arc::clone(&traffic),
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
-    let work = paced(&traffic, work);
     tunnel.unless_ended(work, caller, ask(&checked), granted.external).await
 }
 

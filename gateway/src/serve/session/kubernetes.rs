@@ -17,7 +17,6 @@ use crate::{
     policy::{Ask, kubernetes::Request},
     serve::{
         audit,
-        limits::paced,
         target::{
             http::Exchange,
             kubernetes::{
@@ -78,6 +77,5 @@ pub(super) async fn serve(
         traffic: Arc::clone(&traffic),
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
-    let work = paced(&traffic, work);
     tunnel.unless_ended(work, caller, ask(Some(&identity)), false).await
 }

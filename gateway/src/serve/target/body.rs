@@ -17,7 +17,7 @@ use proto::tunnel::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-use crate::serve::session::record::Traffic;
+use crate::serve::{limits::Pause, session::record::Traffic};
 
 use super::head;
 
@@ -34,6 +34,7 @@ pub struct RequestBody {
     left: Option<u64>,
     progress: Arc<Progress>,
     traffic: Arc<Traffic>,
+    pause: Pause,
 }
 
 /// How far a request's body has come, for whoever waits for the answer.
@@ -66,7 +67,7 @@ impl Progress {
         Self { state: Mutex::new(state), ended: Notify::new() }
     }
 
-    /// When the target last took something of the body.
+    /// When the target last took something of the body, or could have taken more.
     pub fn moved(&self) -> Instant {
         self.with(|state| state.moved)
     }
@@ -121,13 +122,15 @@ impl RequestBody {
     /// A body from the caller's direction, with its declared length.
     pub fn streaming(receiver: Receiver<ForwardRequest>, length: Option<u64>, traffic: Arc<Traffic>) -> Self {
         let progress = Arc::new(Progress::new(false));
-        Self { receiver: Some(receiver), untaken: 0, handed: Instant::now(), left: length, progress, traffic }
+        let (handed, pause) = (Instant::now(), Pause::default());
+        Self { receiver: Some(receiver), untaken: 0, handed, left: length, progress, traffic, pause }
     }
 
     /// No body.
     pub fn none(traffic: Arc<Traffic>) -> Self {
         let progress = Arc::new(Progress::new(true));
-        Self { receiver: None, untaken: 0, handed: Instant::now(), left: None, progress, traffic }
+        let (handed, pause) = (Instant::now(), Pause::default());
+        Self { receiver: None, untaken: 0, handed, left: None, progress, traffic, pause }
     }
 
     /// How far it has come.
@@ -178,6 +181,12 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
         let this = &mut *self;
         let Some(receiver) = &mut this.receiver else { return Poll::Ready(None) };
+        if this.pause.poll(&this.traffic, cx).is_pending() {
+            // It is not the target that nothing moves for.
+            let until = this.pause.until();
+            this.progress.with(|state| state.moved = until.unwrap_or(state.moved));
+            return Poll::Pending;
+        }
         if this.untaken > 0 {
             // The HTTP library asks again when it has room.
             this.traffic.blocked_to_target.add(this.handed.elapsed());

@@ -3,6 +3,9 @@
 //!
 //! `one` and `two` know the two versions of HTTP; here is what both have in common. What becomes a byte pipe does so
 //! only after the target said 101; any other answer to an upgrade is a plain one, and its connection is not used again.
+//!
+//! Whoever has moved too many bytes is slowed down where bodies move, piece by piece, and nowhere else: a target's heads,
+//! which need no credit, are read all the while.
 
 mod answer;
 mod one;
@@ -34,7 +37,7 @@ use super::{
     pool::{Link, Place, Pool},
     shared::Seat,
 };
-use crate::serve::session::record::Traffic;
+use crate::serve::{limits::paced, session::record::Traffic};
 
 /// Interim answers of one request in all; a target that sends more, or without end, is broken.
 const INTERIM_MAX: usize = 64;
@@ -247,7 +250,7 @@ impl Exchange<'_> {
             return Err(broken("the target closed the connection when it had switched protocols"));
         };
         send_head(parts.status, &parts.headers, sender).await?;
-        pipe::carry(wire, early, receiver, sender, &self.traffic).await
+        paced(&self.traffic, pipe::carry(wire, early, receiver, sender, &self.traffic)).await
     }
 }
 

@@ -11,7 +11,7 @@ use proto::tunnel::{
 use tokio::time::timeout;
 
 use super::{Call, Exchange, Piece, Progress, send_head};
-use crate::serve::target::head;
+use crate::serve::{limits::paced, target::head};
 
 /// How long a request's body may go on after its answer is complete. Some targets answer early and still want the rest;
 /// others neither read it nor close.
@@ -41,7 +41,8 @@ pub(super) async fn pass_on(
             Ok(data) => {
                 let length = data.len();
                 exchange.traffic.received(length);
-                call.alongside(exchange.traffic.blocked_to_caller.on(sender.data(data))).await?;
+                let sending = exchange.traffic.blocked_to_caller.on(sender.data(data));
+                call.alongside(paced(&exchange.traffic, sending)).await?;
                 call.taken(length);
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
