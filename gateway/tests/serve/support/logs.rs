@@ -2,12 +2,19 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
 };
 
 use serde_json::Value;
-use tracing::subscriber::DefaultGuard;
+use tracing::{
+    Dispatch,
+    subscriber::{DefaultGuard, NoSubscriber},
+};
 use tracing_subscriber::fmt::MakeWriter;
+
+/// While there is one subscriber only, `tracing` believes of each new place in the code that nobody wants its lines if
+/// the thread that comes there first has none, as the threads of other tests.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(NoSubscriber::default()));
 
 /// Lines caught so far.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +23,7 @@ pub(crate) struct Lines(Arc<Mutex<Vec<u8>>>);
 impl Lines {
     /// Catches from now on, until the guard is dropped.
     pub(crate) fn catch() -> (Self, DefaultGuard) {
+        LazyLock::force(&ANOTHER);
         let lines = Self::default();
         let subscriber = tracing_subscriber::fmt()
             .json()
