@@ -139,7 +139,7 @@ pub(super) struct Holder {
     id: u64,
     parties: OnceLock<Vec<Party>>,
     inbound: Mutex<Inbound>,
-    /// Handed to HTTP/2 and not written yet.
+    /// On its way out and not written yet, and what comes behind it.
     sending: AtomicUsize,
     withholding: AtomicBool,
     cut: OnceLock<Failure>,
@@ -251,7 +251,7 @@ impl Holder {
         self.cut.get().is_some()
     }
 
-    /// HTTP/2 has been given so much to send.
+    /// So much is to be sent.
     pub(super) fn sends(self: &Arc<Self>, bytes: usize) -> Weight {
         self.sending.fetch_add(bytes, Relaxed);
         self.ledger.budget.moved(isize::try_from(bytes).unwrap_or(isize::MAX));
@@ -275,11 +275,20 @@ impl fmt::Debug for Holder {
     }
 }
 
-/// Bytes on their way out, counted until HTTP/2 has written them or given them up.
+/// Bytes on their way out, counted as held until it is dropped: when HTTP/2 has written them or given them up.
 #[derive(Debug)]
-pub(super) struct Weight {
+pub struct Weight {
     holder: Arc<Holder>,
     bytes: usize,
+}
+
+impl Weight {
+    /// So much of it by itself, at most all.
+    pub(super) fn split(&mut self, bytes: usize) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { holder: Arc::clone(&self.holder), bytes }
+    }
 }
 
 impl Drop for Weight {
@@ -303,6 +312,11 @@ impl Hold {
         self.0.ledger.budget.admit(&parties)?;
         self.0.belongs_to(parties);
         Ok(())
+    }
+
+    /// So much may have come for the peer that waits behind what is being sent. Counts as held until it is dropped.
+    pub fn ahead(&self, bytes: usize) -> Weight {
+        self.0.sends(bytes)
     }
 
     /// Bytes that it holds and that came from its peer.

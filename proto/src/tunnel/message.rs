@@ -8,14 +8,14 @@
 //!
 //! A message that is compressed, too large or cut short is an error; nothing here can panic on what a peer sends.
 
-use std::{fmt, io::IoSlice, sync::Arc};
+use std::{fmt, io::IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 use prost::Message;
 
 use super::{
     failure::{Code, Failure},
-    hold::{Holder, Weight},
+    hold::Weight,
 };
 use crate::limits::{DATA_SENT_MAX, DATA_TAKEN_MAX, MESSAGE_GATHERED_MAX};
 
@@ -37,7 +37,7 @@ pub(crate) struct Chunk {
     end: usize,
     payload: Bytes,
     /// Counts it as held until HTTP/2 is done with it.
-    weight: Option<Weight>,
+    _weight: Option<Weight>,
 }
 
 impl Chunk {
@@ -74,12 +74,12 @@ impl Chunk {
 
     /// Bytes that already are what they shall be on the wire.
     pub(crate) fn bare(payload: Bytes) -> Self {
-        Self { prefix: [0; PREFIX_MAX], at: 0, end: 0, payload, weight: None }
+        Self { prefix: [0; PREFIX_MAX], at: 0, end: 0, payload, _weight: None }
     }
 
-    /// From now on it counts as held.
-    pub(super) fn weigh(&mut self, holder: &Arc<Holder>) {
-        self.weight = Some(holder.sends(self.remaining()));
+    /// Counts as held with this.
+    pub(super) fn weighing(self, weight: Option<Weight>) -> Self {
+        Self { _weight: weight, ..self }
     }
 
     /// Writes flag and length in front, `end` being where the prefix ends.

@@ -33,22 +33,34 @@ impl Outbound {
         Self { stream, holder: None }
     }
 
-    /// From now on what is sent counts as held until it is written.
+    /// From now on what is sent counts as held until it is written, and from before it waits for credit.
     pub(super) fn counted(self, holder: Arc<Holder>) -> Self {
         Self { holder: Some(holder), ..self }
     }
 
     /// Payload as `data` messages.
     pub(super) async fn data(&mut self, mut payload: Bytes) -> Result<(), Failure> {
+        // All of it from the beginning: the last piece of it waits as long as the first.
+        let mut weight = self.holder.as_ref().map(|holder| holder.sends(payload.len()));
         while !payload.is_empty() {
             let piece = payload.split_to(payload.len().min(DATA_SENT_MAX));
-            self.chunk(Chunk::data(piece), false).await?;
+            let share = if payload.is_empty() {
+                weight.take()
+            } else {
+                weight.as_mut().map(|weight| weight.split(piece.len()))
+            };
+            self.weighed(Chunk::data(piece).weighing(share), false).await?;
         }
         Ok(())
     }
 
     /// One chunk, as soon as there is credit for some of it: HTTP/2 keeps the rest until there is more.
     pub(super) async fn chunk(&mut self, chunk: Chunk, end: bool) -> Result<(), Failure> {
+        let chunk = self.weigh(chunk);
+        self.weighed(chunk, end).await
+    }
+
+    async fn weighed(&mut self, chunk: Chunk, end: bool) -> Result<(), Failure> {
         self.stream.reserve_capacity(chunk.remaining());
         while self.stream.capacity() == 0 {
             match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
@@ -57,14 +69,21 @@ impl Outbound {
                 None => return Err(self.closed()),
             }
         }
-        self.now(chunk, end)
+        self.hand_over(chunk, end)
     }
 
     /// One chunk without waiting: for a stream's first message and for its end.
-    pub(super) fn now(&mut self, mut chunk: Chunk, end: bool) -> Result<(), Failure> {
-        if let Some(holder) = &self.holder {
-            chunk.weigh(holder);
-        }
+    pub(super) fn now(&mut self, chunk: Chunk, end: bool) -> Result<(), Failure> {
+        let chunk = self.weigh(chunk);
+        self.hand_over(chunk, end)
+    }
+
+    fn weigh(&self, chunk: Chunk) -> Chunk {
+        let weight = self.holder.as_ref().map(|holder| holder.sends(chunk.remaining()));
+        chunk.weighing(weight)
+    }
+
+    fn hand_over(&mut self, chunk: Chunk, end: bool) -> Result<(), Failure> {
         self.stream.send_data(chunk, end).map_err(|_| self.closed())
     }
 

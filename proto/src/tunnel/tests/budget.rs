@@ -182,6 +182,28 @@ async fn what_waits_to_be_written_counts_until_it_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_the_peers_credit_counts_until_it_is_given_up() {
+    let budget = Budget::new("limits.buffers", LIMIT);
+    let settings = Settings { budget: budget.clone(), ..Settings::default() };
+    // Beside the few bytes in which the call itself came.
+    let mut pair = Pair::with(Settings { stream_window: 0, ..Settings::default() }, settings).await;
+    let (_up, _down, mut served) = pair.forward().await;
+    {
+        let mut sending = std::pin::pin!(served.sender.data(bytes(200_000)));
+        assert!(futures_util::poll!(sending.as_mut()).is_pending());
+        assert!((200_000..201_000).contains(&budget.held()), "{}", budget.held());
+    }
+    assert!(budget.held() < 1000, "{}", budget.held());
+    let hold = served.receiver.hold();
+    let ahead = hold.ahead(300_000);
+    assert!((300_000..301_000).contains(&budget.held()), "{}", budget.held());
+    let too_much = hold.ahead(LIMIT);
+    assert!(hold.is_cut());
+    drop((ahead, too_much));
+    assert!(budget.held() < 1000, "{}", budget.held());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_takes_nothing_is_reset_because_a_status_would_wait_behind_the_rest() {
     let budget = Budget::new("limits.buffers", 150_000);
     let settings = Settings { budget: budget.clone(), ..Settings::default() };
