@@ -250,9 +250,9 @@ pub struct Limits {
     pub connect: Span,
     /// From the end of a request's head to the answer's first byte. Default 5m, since models may think for long.
     pub first_byte: Span,
-    /// Payload that all tunnels together may hold: received and not yet taken by the next hop, or not yet written. From 75 %
-    /// on the largest holders get no more, from 95 % on no stream is begun, at 100 % the largest are reset. Default 256Mi;
-    /// at least 8Mi.
+    /// Payload that all tunnels together may hold: received and not yet taken by the next hop, or not yet written; also what
+    /// a target may send (256Ki) while its answer waits for the caller. From 75 % on the largest holders get no more, from
+    /// 95 % on no stream is begun, at 100 % the largest are reset. Default 256Mi; at least 8Mi.
     pub buffers: Size,
 }
 

@@ -6,9 +6,11 @@ use bytes::Bytes;
 use proto::tunnel::{
     client::Client,
     failure::{Code, Reached},
+    pb::HttpRequest,
 };
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{PATIENCE, Setup, World, open_tcp, subject, targets::Target};
+use crate::support::{PATIENCE, Setup, World, get, open_http, open_tcp, receive, rules, subject, targets::Target};
 
 /// What the metrics say is held.
 fn held(world: &World) -> usize {
@@ -76,4 +78,59 @@ async fn who_fills_most_of_the_buffers_opens_no_more_streams_while_others_do() {
     };
     tokio::time::timeout(PATIENCE, empty).await.expect("what was held is let go with its streams");
     assert!(open(&bobs, "alice").await.is_ok());
+}
+
+/// Streams of a caller who gives no credit, opened until the gateway has had enough; the answers have no end.
+async fn stalled_answers_are_counted(target: &Target, protocol: &str) {
+    let more = "limits: { buffers: 8Mi }\n";
+    let setup = Setup { rules: rules(target.address), targets: &[("scorer.models.svc", target.address)], more };
+    let world = World::start(setup).await;
+    let (tunnel, token) = (world.tunnel_of_window(0).await, world.token("alice"));
+    let mut kept = Vec::new();
+    let failure = loop {
+        let request = HttpRequest { protocol: protocol.to_owned(), ..get(target.address, "/v1/x") };
+        let before = held(&world);
+        let (sender, mut receiver) = tunnel.forward(subject(&token), open_http(request)).await.unwrap();
+        let counted = async {
+            // Less what framing was counted too much before.
+            while held(&world) < before + 240 * 1024 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            failed = receive(&mut receiver) => break failed.unwrap_err(),
+            counted = tokio::time::timeout(PATIENCE, counted) => counted.expect("what waits is counted"),
+        }
+        kept.push((sender, receiver));
+        assert!(kept.len() < 40, "{} held by so many streams", held(&world));
+    };
+    assert_eq!(failure.code, Code::LimitReached, "{failure}");
+    assert!(failure.message.contains("limits.buffers"), "{failure}");
+}
+
+#[tokio::test]
+async fn an_answer_that_waits_for_its_caller_is_held_with_all_that_may_come_behind_it() {
+    let target = Target::of(|mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[0; 65_536]).await.is_ok() {}
+    })
+    .await;
+    stalled_answers_are_counted(&target, "").await;
+}
+
+#[tokio::test]
+async fn an_answer_in_http2_that_waits_for_its_caller_is_held_with_all_that_may_come_behind_it() {
+    let target = Target::of(|stream| async move {
+        let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+        let mut answers = Vec::new();
+        while let Some(Ok((_, mut respond))) = connection.accept().await {
+            let mut send = respond.send_response(http::Response::new(()), false).unwrap();
+            send.send_data(Bytes::from(vec![0; 1 << 20]), false).unwrap();
+            answers.push(send);
+        }
+    })
+    .await;
+    stalled_answers_are_counted(&target, "h2").await;
 }

@@ -197,6 +197,7 @@ async fn http(
         pool: &gateway.pools.here().single,
         first_byte: gateway.limits.first_byte.0,
         traffic: Arc::clone(&traffic),
+        hold: receiver.hold(),
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
     tunnel.unless_ended(work, caller, ask(&checked), granted.external).await

@@ -75,6 +75,7 @@ pub(super) async fn serve(
         pool: &gateway.pools.here().single,
         first_byte: if wanted.lasts() { FOR_EVER } else { gateway.limits.first_byte.0 },
         traffic: Arc::clone(&traffic),
+        hold: receiver.hold(),
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
     tunnel.unless_ended(work, caller, ask(Some(&identity)), false).await

@@ -24,6 +24,7 @@ use http::{HeaderMap, Request, StatusCode, header, response};
 use hyper::body::Frame;
 use proto::tunnel::{
     failure::{Code, Failure, Reached},
+    hold::Hold,
     pb::{ForwardRequest, ForwardResponse, forward_response},
     receive::Receiver,
     server::Sender,
@@ -82,6 +83,8 @@ pub struct Exchange<'a> {
     pub first_byte: Duration,
     /// Counts bytes.
     pub traffic: Arc<Traffic>,
+    /// What the stream holds.
+    pub hold: Hold,
 }
 
 impl Exchange<'_> {
@@ -168,7 +171,7 @@ impl Exchange<'_> {
                         if status == StatusCode::CONTINUE {
                             progress.go_on();
                         }
-                        call.alongside(send_head(status, &fields, sender)).await?;
+                        call.alongside(&self.hold, send_head(status, &fields, sender)).await?;
                     }
                 }
                 Event::Heard(Heard::Answer(parts)) => {
@@ -343,19 +346,39 @@ impl Call {
         }
     }
 
+    /// How much of the answer the target may send while nobody takes any.
+    fn ahead(&mut self) -> usize {
+        match self {
+            Self::One(call) => call.ahead(),
+            Self::Two(call) => call.ahead(),
+        }
+    }
+
     /// Drives the connection while something else is waited for: otherwise an answer that waits for the caller's credit
     /// would hold up the request's body, and two sides that stream at once would wait for each other for ever.
     ///
+    /// What the target may send meanwhile counts as held from the moment that there is a wait: counting what has come would
+    /// wake this task for each piece that it does not want.
+    ///
     /// # Errors
     /// Those of the work; `TargetBroken` when more interim answers come meanwhile than are kept.
-    async fn alongside<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    async fn alongside<T>(
+        &mut self,
+        hold: &Hold,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
         let mut work = pin!(work);
+        let mut ahead = None;
         poll_fn(|cx| {
             self.poll_drive(cx);
             if self.is_flooded() {
                 return Poll::Ready(Err(flood()));
             }
-            work.as_mut().poll(cx)
+            let polled = work.as_mut().poll(cx);
+            if polled.is_pending() && ahead.is_none() {
+                ahead = Some(hold.ahead(self.ahead()));
+            }
+            polled
         })
         .await
     }

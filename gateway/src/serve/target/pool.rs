@@ -29,7 +29,7 @@ const IDLE_MAX: usize = 1024;
 pub const IDLE_FOR: Duration = Duration::from_secs(30);
 
 /// Largest answer head and read of a body in one piece.
-const BUFFER_MAX: usize = 256 * 1024;
+pub(super) const BUFFER_MAX: usize = 256 * 1024;
 
 /// Fields of an answer's head.
 const ANSWER_FIELDS_MAX: usize = 256;

@@ -31,7 +31,7 @@ use super::{
 const STREAMS_MAX: usize = 100;
 
 /// What one caller who does not read may make us hold; 256 KiB move 250 MB/s over the millisecond inside a cluster.
-const STREAM_WINDOW: u32 = 256 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 256 * 1024;
 
 /// As much as all streams together.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;

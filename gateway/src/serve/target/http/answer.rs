@@ -2,6 +2,7 @@
 
 use std::{future::poll_fn, pin::pin, task::Poll, time::Duration};
 
+use futures_util::FutureExt;
 use http::{HeaderMap, response};
 use proto::tunnel::{
     failure::{Code, Failure},
@@ -29,7 +30,7 @@ pub(super) async fn pass_on(
     exchange: &Exchange<'_>,
 ) -> Result<(), Failure> {
     exchange.traffic.status(parts.status);
-    call.alongside(send_head(parts.status, &parts.headers, sender)).await?;
+    call.alongside(&exchange.hold, send_head(parts.status, &parts.headers, sender)).await?;
     let mut trailers = HeaderMap::new();
     while let Some(piece) = next(&mut call, sender).await? {
         let frame = match piece {
@@ -42,17 +43,17 @@ pub(super) async fn pass_on(
                 let length = data.len();
                 exchange.traffic.received(length);
                 let sending = exchange.traffic.blocked_to_caller.on(sender.data(data));
-                call.alongside(paced(&exchange.traffic, sending)).await?;
+                call.alongside(&exchange.hold, paced(&exchange.traffic, sending)).await?;
                 call.taken(length);
             }
             Err(frame) => trailers = frame.into_trailers().unwrap_or_default(),
         }
     }
-    call.alongside(sender.fin(Fin { trailers: head::trailers(&trailers) })).await?;
+    call.alongside(&exchange.hold, sender.fin(Fin { trailers: head::trailers(&trailers) })).await?;
     // A caller that was never told to go on keeps its body.
     if !progress.is_ended() && (!exchange.checked.expects || progress.goes_on()) {
         // Whatever becomes of the rest, the caller has its answer.
-        let _ = timeout(LINGER, call.alongside(async { Ok(progress.ended().await) })).await;
+        let _ = timeout(LINGER, call.alongside(&exchange.hold, progress.ended().map(Ok))).await;
     }
     if progress.is_ended()
         && let Call::One(call) = call

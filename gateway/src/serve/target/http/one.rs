@@ -18,7 +18,12 @@ use proto::tunnel::failure::Reached;
 use tokio::sync::mpsc;
 
 use super::{Fault, Heard, INTERIM_WAITING, Piece};
-use crate::serve::target::{body::RequestBody, head::Checked, pool::Link, wire::Wire};
+use crate::serve::target::{
+    body::RequestBody,
+    head::Checked,
+    pool::{BUFFER_MAX, Link},
+    wire::Wire,
+};
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>> + Send>>;
 
@@ -95,6 +100,13 @@ impl Call {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(body).poll_frame(cx));
         Poll::Ready(frame.map(|frame| frame.map_err(|error| error.to_string())))
+    }
+
+    /// What the HTTP library may read of the answer's body while nobody takes any: as much as it reads at once.
+    pub(super) fn ahead(&mut self) -> usize {
+        let Some(body) = &self.body else { return 0 };
+        let left = if body.is_end_stream() { Some(0) } else { body.size_hint().upper() };
+        left.map_or(BUFFER_MAX, |left| left.min(BUFFER_MAX as u64) as usize)
     }
 
     /// After a 101: what lies beneath, and what was read of it beyond the head.

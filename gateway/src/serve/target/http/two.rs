@@ -19,7 +19,11 @@ use hyper::body::Frame;
 use proto::tunnel::failure::Reached;
 
 use super::{Fault, Heard, INTERIM_WAITING, Piece};
-use crate::serve::target::{body::RequestBody, head::Checked, shared::Seat};
+use crate::serve::target::{
+    body::RequestBody,
+    head::Checked,
+    shared::{STREAM_WINDOW, Seat},
+};
 
 /// Fields that carry credentials: never indexed by HPACK, since other callers' requests share its table.
 const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, header::COOKIE];
@@ -34,6 +38,8 @@ pub(super) struct Call {
     /// Interim answers that wait to be passed on. HTTP/2 itself keeps as many as come.
     interim: VecDeque<(StatusCode, HeaderMap)>,
     flooded: bool,
+    /// What the answer's declared length still lacks.
+    left: Option<u64>,
     upload: Option<Upload>,
 }
 
@@ -55,6 +61,7 @@ impl Call {
             state,
             interim: VecDeque::new(),
             flooded: false,
+            left: None,
             upload: None,
         }
     }
@@ -106,6 +113,8 @@ impl Call {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
                 self.state = State::Answered(body);
+                let length = parts.headers.get(header::CONTENT_LENGTH);
+                self.left = length.and_then(|length| length.to_str().ok()?.parse().ok());
                 Heard::Answer(Box::new(parts))
             }
             Err(error) => self.broken(&error),
@@ -144,11 +153,26 @@ impl Call {
         self.poll_drive(cx);
         let State::Answered(body) = &mut self.state else { return Poll::Ready(None) };
         if let Some(data) = ready!(body.poll_data(cx)) {
+            if let (Some(left), Ok(data)) = (&mut self.left, &data) {
+                *left = left.saturating_sub(data.len() as u64);
+            }
             return Poll::Ready(Some(data.map(Frame::data).map_err(|error| error.to_string())));
         }
         let trailers = ready!(body.poll_trailers(cx)).map_err(|error| error.to_string());
         self.state = State::Over;
         Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers)))
+    }
+
+    /// What the stream's window lets the target send while nobody takes any.
+    pub(super) fn ahead(&mut self) -> usize {
+        let window = STREAM_WINDOW as usize;
+        match &self.state {
+            State::Waiting(_) | State::Over => 0,
+            State::Answered(body) if body.is_end_stream() => 0,
+            State::Sent(_) | State::Answered(_) => {
+                self.left.map_or(window, |left| usize::try_from(left).map_or(window, |left| left.min(window)))
+            }
+        }
     }
 
     pub(super) fn taken(&mut self, bytes: usize) {
