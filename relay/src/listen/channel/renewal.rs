@@ -12,7 +12,8 @@ const RENEW_AT: f64 = 0.7;
 /// Part of the time until renewal that jitter may take off, so that channels opened together do not renew together.
 const JITTER: f64 = 0.1;
 
-/// Pause after a renewal that failed.
+/// Pause after a renewal that failed, and the least after any: a token that nothing renews, as one that is written in a
+/// join string, is no fresher the next time.
 const RENEW_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long relays let a token live beyond its end, because SDKs renew at the end and not before: five minutes. One more
@@ -67,7 +68,8 @@ impl Renewal {
     pub(super) fn sent(&mut self, held: &Held, token: &Minted) {
         // A proof that is still owed is the earlier token's: it stays owed.
         let proof = self.proof.unwrap_or(self.expires + GRACE);
-        *self = Self { proof: Some(proof), ..Self::new(held, token) };
+        let renewed = Self::new(held, token);
+        *self = Self { proof: Some(proof), next: renewed.next.max(Some(Instant::now() + RENEW_AGAIN)), ..renewed };
     }
 
     /// None could be had.

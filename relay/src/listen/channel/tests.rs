@@ -41,7 +41,7 @@ use super::{
 use crate::{
     dial::{Dialer, ReachError},
     listen::{Held, HybridConnection, Limits, Listener, Listening},
-    sender::{Address, Credential, CredentialConfig, DialError},
+    sender::{Address, Credential, CredentialConfig, DialError, JoinLogin},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -543,6 +543,23 @@ async fn a_renewal_that_fails_is_tried_again_until_it_succeeds() {
     let renewed = peer.command("renewToken").await;
     assert!(world.is_of(renewed["token"].as_str().unwrap(), KEY));
     assert!(world.began.elapsed() < Duration::from_secs(2640));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_nothing_renews_is_sent_again_twice_a_minute_at_most() {
+    let context = simulated();
+    let expires = context.clock.now() + HOUR;
+    let credential = Credential::from(JoinLogin::Signature { token: Secret::new("token"), expires });
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::by(context, folder, credential, 0.5, &[], Step::Open, Features::default(), |on| {
+        on.rotate_after(3 * HOUR)
+    });
+    let mut peer = world.peer().await;
+    sleep(HOUR).await;
+    while peer.messages.try_recv().is_ok() {}
+    sleep(Duration::from_secs(60)).await;
+    let sent = std::iter::from_fn(|| peer.messages.try_recv().ok()).count();
+    assert!((1..=2).contains(&sent), "{sent}");
 }
 
 /// Gives one token, and then lets everybody wait.
