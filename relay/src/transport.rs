@@ -15,6 +15,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+use tokio_rustls::server::TlsStream;
 
 pub use ahead::{Ahead, ReadsAhead};
 
@@ -55,13 +56,16 @@ pub(crate) fn is_untrusted(error: &io::Error) -> bool {
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-impl<T> Link<T, TcpStream> {
-    /// Ends the connection in a way that nobody takes for a regular end: TCP's reset, or TLS without its farewell.
+impl Link<TlsStream<Ahead<TcpStream>>> {
+    /// Ends the connection in a way that nobody takes for a regular end: TCP's reset, and TLS without its farewell, which
+    /// many do not miss.
     pub(crate) fn reset(self) {
-        if let Self::Tcp(stream) = self {
-            // Without the option the peer sees a plain end.
-            let _ = stream.set_zero_linger();
-        }
+        let stream = match &self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        };
+        // Without the option the peer sees a plain end.
+        let _ = stream.set_zero_linger();
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::{
     time::{sleep, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::{
@@ -36,7 +37,7 @@ use super::{
     share::{Excess, Place},
     sources::{Connected, Sources, Unproven},
     turns::{Timed, Turns},
-    upgrade::Accepted,
+    upgrade::{Accepted, Transport},
 };
 use crate::transport::{self, Ahead, Link};
 
@@ -139,12 +140,7 @@ impl Door {
         });
         let tls = self.tls.as_ref().map(ServerTls::current);
         self.relay.shutdown.spawn(async move {
-            let force = visitor.relay.shutdown.force_token();
-            let served = tokio::select! {
-                biased;
-                () = force.cancelled() => Err(Failed::Forced),
-                served = visitor.serve(stream, connected, unproven, tls) => served,
-            };
+            let served = visitor.serve(stream, connected, unproven, tls).await;
             let Some(mut line) = visitor.take_line() else { return };
             match (visitor.turns.late(), served) {
                 (Some(late), _) => line.end(late, "peer"),
@@ -234,9 +230,25 @@ impl Visitor {
         self: &Arc<Self>,
         stream: TcpStream,
         connected: Connected,
-        mut unproven: Unproven,
+        unproven: Unproven,
         tls: Option<Arc<rustls::ServerConfig>>,
     ) -> Result<(), Failed> {
+        let force = self.relay.shutdown.force_token();
+        let io = tokio::select! {
+            biased;
+            () = force.cancelled() => return Err(Failed::Forced),
+            io = self.let_in(stream, unproven, tls) => io?,
+        };
+        self.answer(Accepted::new(io, connected), &force).await
+    }
+
+    /// Its turn, its first byte, and TLS.
+    async fn let_in(
+        &self,
+        stream: TcpStream,
+        mut unproven: Unproven,
+        tls: Option<Arc<rustls::ServerConfig>>,
+    ) -> Result<Transport, Failed> {
         if !unproven.turn().await {
             self.relay.metrics.crowded();
             return Err(Failed::NoTurn);
@@ -250,13 +262,14 @@ impl Visitor {
             Ok(Ok(0)) => return Err(Failed::Left),
             Ok(Ok(_)) => {}
         }
-        let io = match tls {
-            None => Link::Tcp(stream),
-            Some(config) => {
-                let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(Ahead::new(stream))).await;
-                Link::Tls(Box::new(accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?))
-            }
-        };
+        let Some(config) = tls else { return Ok(Link::Tcp(stream)) };
+        let accepted = timeout_at(deadline, TlsAcceptor::from(config).accept(Ahead::new(stream))).await;
+        Ok(Link::Tls(Box::new(accepted.map_err(|_| Failed::TlsTooSlow)?.map_err(Failed::Tls)?)))
+    }
+
+    /// One request after the other. A connection that ends within an answer is reset: some answers have no other end than
+    /// the connection's, and would look whole.
+    async fn answer(self: &Arc<Self>, io: Accepted, force: &CancellationToken) -> Result<(), Failed> {
         let visitor = self.clone();
         let service = service_fn(move |request| {
             let visitor = visitor.clone();
@@ -274,27 +287,39 @@ impl Visitor {
             .max_header_size(HEAD_MAX)
             .max_headers(HEADERS_MAX)
             .title_case_headers(true)
-            .serve_connection(TokioIo::new(Timed::new(Accepted::new(io, connected), self.clone())), service)
+            .serve_connection(TokioIo::new(Timed::new(io, self.clone())), service)
             .with_upgrades();
         let draining = self.relay.shutdown.draining();
-        let served = tokio::select! {
-            served = &mut connection => served,
-            () = draining => {
-                // The request that is being answered is the last.
-                Pin::new(&mut connection).graceful_shutdown();
-                (&mut connection).await
+        let answered = async {
+            tokio::select! {
+                served = &mut connection => served,
+                () = draining => {
+                    // The request that is being answered is the last.
+                    Pin::new(&mut connection).graceful_shutdown();
+                    (&mut connection).await
+                }
             }
         };
+        let served = tokio::select! {
+            biased;
+            () = force.cancelled() => Err(Failed::Forced),
+            served = answered => served.map_err(Failed::Http),
+        };
+        let is_forced = matches!(served, Err(Failed::Forced));
+        // Asked before the parts are taken, which drops the answer.
+        let is_within_answer = is_forced && self.turns.is_answering();
         // Without parts it was an upgrade, and belongs to somebody else.
         if let Some(parts) = connection.into_parts() {
-            let io = parts.io.into_inner().into_inner();
-            if self.turns.was_cut() {
+            let io = parts.io.into_inner();
+            let is_cut = self.turns.was_cut() || is_within_answer || is_forced && io.is_writing();
+            let io = io.into_inner();
+            if is_cut {
                 io.reset();
-            } else if self.turns.late().is_none() {
+            } else if !is_forced && self.turns.late().is_none() {
                 Box::pin(linger(io)).await;
             }
         }
-        served.map_err(Failed::Http)
+        served
     }
 
     /// An answer on its way, with what follows it on this connection.

@@ -92,6 +92,11 @@ impl Turns {
         self.state().cut = true;
     }
 
+    /// Whether one is being given.
+    pub(crate) fn is_answering(&self) -> bool {
+        matches!(self.state().turn, Turn::Answer)
+    }
+
     pub(crate) fn was_cut(&self) -> bool {
         self.state().cut
     }
@@ -178,6 +183,11 @@ impl Timed {
         Poll::Ready(self.visitor.turns.too_late())
     }
 
+    /// Whether something waits to be written.
+    pub(crate) fn is_writing(&self) -> bool {
+        self.writing.is_some()
+    }
+
     /// What a write came to, with its time.
     fn poll_stalled<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
@@ -186,6 +196,8 @@ impl Timed {
         }
         let stall = || Box::pin(sleep_until(Instant::now() + self.visitor.turns.state().stall));
         ready!(self.writing.get_or_insert_with(stall).as_mut().poll(cx));
+        // What waits to be written is the rest of an answer, even if all of it was given.
+        self.visitor.turns.cut();
         Poll::Ready(Err(self.visitor.turns.too_late()))
     }
 }

@@ -18,8 +18,8 @@ use tokio_rustls::server::TlsStream;
 use super::{sources::Connected, turns::Timed};
 use crate::transport::{Ahead, Link, ReadsAhead};
 
-/// What it is made of.
-type Transport = Link<TlsStream<Ahead<TcpStream>>>;
+/// What a connection that the relay accepted is made of.
+pub(crate) type Transport = Link<TlsStream<Ahead<TcpStream>>>;
 
 /// A connection that the relay accepted. It counts for its address until it is dropped.
 #[derive(Debug)]

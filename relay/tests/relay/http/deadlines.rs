@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
-use tokio::time::{Instant, pause, resume, sleep};
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{Instant, pause, resume, sleep},
+};
 use tokio_tungstenite::tungstenite::{
     Message,
     protocol::frame::{
@@ -226,6 +229,8 @@ async fn a_sender_that_takes_nothing_of_its_answer_is_cut() {
     };
     // Ends only when the relay has ended it.
     tokio::time::timeout(Duration::from_secs(15), sending).await.expect("the listener is not held for ever");
+    let end = client.stream.read_to_end(&mut Vec::new()).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "what has come is not all");
     assert!(relay.context.status.status()()["relay"]["buffer_memory"].as_u64() <= Some(256 * 1024));
 }
 

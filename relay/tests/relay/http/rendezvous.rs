@@ -260,12 +260,10 @@ async fn an_answer_that_breaks_off_is_never_whole() {
     }
 }
 
-#[tokio::test]
-async fn a_plain_answer_of_an_old_client_that_breaks_off_ends_with_a_reset() {
-    let relay = relay().await;
-    let mut control = relay.listener().await;
+/// An answer on its way that has no other end than its connection's.
+async fn plainly_streaming(relay: &Relay, control: &mut Control) -> (Client, Socket) {
     let token = relay.send_token();
-    let mut client = Client::new(&relay).await;
+    let mut client = Client::new(relay).await;
     client.raw(format!("GET /e HTTP/1.0\r\nServiceBusAuthorization: {token}\r\n\r\n").as_bytes()).await;
     let asked = request(&mut control.0).await;
     let mut rendezvous = dial_address(asked.address(), &[]).await.unwrap();
@@ -273,11 +271,24 @@ async fn a_plain_answer_of_an_old_client_that_breaks_off_ends_with_a_reset() {
     let head = client.reply_head().await;
     assert_eq!((head.one("Transfer-Encoding"), head.one("Content-Length")), (None, None));
     rendezvous.send(frame(Data::Binary, false, b"some")).await.unwrap();
-    let mut bytes = [0; 4];
-    client.stream.read_exact(&mut bytes).await.unwrap();
-    drop(rendezvous);
-    let error = client.stream.read_exact(&mut bytes).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "an end would look whole");
+    client.stream.read_exact(&mut [0; 4]).await.unwrap();
+    (client, rendezvous)
+}
+
+#[tokio::test]
+async fn a_plain_answer_of_an_old_client_that_breaks_off_ends_with_a_reset() {
+    for is_forced in [false, true] {
+        let relay = relay().await;
+        let mut control = relay.listener().await;
+        let (mut client, rendezvous) = plainly_streaming(&relay, &mut control).await;
+        if is_forced {
+            relay.context.shutdown.force();
+        } else {
+            drop(rendezvous);
+        }
+        let error = client.stream.read_exact(&mut [0; 4]).await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "an end would look whole; forced: {is_forced}");
+    }
 }
 
 #[tokio::test]
