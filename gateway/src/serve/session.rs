@@ -26,6 +26,7 @@ use proto::tunnel::{
     settings::Settings,
 };
 use tokio::{
+    sync::Semaphore,
     task::JoinSet,
     time::{Instant, sleep_until},
 };
@@ -68,6 +69,8 @@ pub(crate) struct Tunnel {
     ticket: Mutex<Option<Ticket>>,
     strikes: AtomicU32,
     holding: Holding,
+    /// Room for calls other than `Forward`.
+    calls: Semaphore,
 }
 
 impl Tunnel {
@@ -133,6 +136,7 @@ pub(crate) async fn run(admitted: Admitted, gateway: Arc<Gateway>, services: Arc
         ticket: Mutex::new(Some(ticket)),
         strikes: AtomicU32::new(0),
         holding: Holding::default(),
+        calls: Semaphore::new(services::CALLS_MAX),
     });
     // Whoever gets no place now is told so at the first call.
     if let Some(actor) = tunnel.binding.actor()

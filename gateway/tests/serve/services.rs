@@ -104,3 +104,46 @@ async fn an_unknown_method_is_unimplemented_for_those_who_may_ask() {
     let connector = world.token("connector");
     assert_eq!(call(&sender, unknown, Some(connector.expose()), &request).await, Err("12".to_owned()), "UNIMPLEMENTED");
 }
+
+#[tokio::test]
+async fn messages_and_calls_beyond_what_anybody_needs_are_refused() {
+    use tonic_health::pb::HealthCheckRequest;
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let (sender, _tasks) = dial(&world).await;
+    let connector = world.token("connector");
+    let check = "/grpc.health.v1.Health/Check";
+    // Tag and length in front.
+    for (length, status) in [(4096 - 3, "5"), (4096 - 2, "11")] {
+        let request = HealthCheckRequest { service: "x".repeat(length) };
+        let answer = call(&sender, check, Some(connector.expose()), &request).await;
+        assert_eq!(answer, Err(status.to_owned()), "NOT_FOUND, or OUT_OF_RANGE if it is too long: {length}");
+    }
+
+    let mut watching = Vec::new();
+    for _ in 0..16 {
+        watching.push(watch(&sender, connector.expose()).await);
+    }
+    let request = HealthCheckRequest::default();
+    let refused = call(&sender, check, Some(connector.expose()), &request).await;
+    assert_eq!(refused, Err("8".to_owned()), "RESOURCE_EXHAUSTED");
+    watching.pop();
+    while call(&sender, check, Some(connector.expose()), &request).await.is_err() {}
+}
+
+/// A `Watch` that has begun.
+async fn watch(sender: &SendRequest<Bytes>, token: &str) -> h2::RecvStream {
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri("http://gateway/causeway.tunnel.v1.Tunnel/Watch")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {token}"));
+    let mut sender = sender.clone().ready().await.unwrap();
+    let (response, mut stream) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    stream.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let (head, mut body) = response.await.unwrap().into_parts();
+    assert!(!head.headers.contains_key("grpc-status"), "{head:?}");
+    body.data().await.unwrap().unwrap();
+    body
+}

@@ -31,6 +31,13 @@ use crate::{
 /// How long a service has to say itself that the deadline has passed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
+/// Largest message that they take: a request is empty, or one name.
+const MESSAGE_MAX: usize = 4 * 1024;
+
+/// Calls other than `Forward` at once on one tunnel. A connector has three: `Watch`, `Describe`, and one check of its health.
+/// They do not count among the streams of anybody, so that an actor that has no stream left can renew its proof.
+pub(super) const CALLS_MAX: usize = 16;
+
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Handler = Box<dyn Fn(Other) -> Served + Send + Sync>;
 
@@ -65,10 +72,12 @@ impl Services {
         };
         let built = "the descriptors were made by the compiler of the same build";
         Self {
-            tunnel: handler(TunnelServer::new(About { gateway: Arc::clone(gateway) })),
-            health: handler(health),
-            reflection: handler(described().build_v1().expect(built)),
-            reflection_alpha: handler(described().build_v1alpha().expect(built)),
+            tunnel: handler(
+                TunnelServer::new(About { gateway: Arc::clone(gateway) }).max_decoding_message_size(MESSAGE_MAX),
+            ),
+            health: handler(health.max_decoding_message_size(MESSAGE_MAX)),
+            reflection: handler(described().build_v1().expect(built).max_decoding_message_size(MESSAGE_MAX)),
+            reflection_alpha: handler(described().build_v1alpha().expect(built).max_decoding_message_size(MESSAGE_MAX)),
         }
     }
 
@@ -105,11 +114,19 @@ where
 
 /// Serves one call to its end.
 pub(super) async fn serve(mut other: Other, tunnel: Arc<Tunnel>) {
+    let place = tunnel.calls.try_acquire();
     let metadata = &other.head.headers;
     let (kind, handler) = tunnel.services.find(other.head.uri.path());
     let mut record = Record::open(&tunnel.facts, &tunnel.gateway.metrics, kind, forward::stream_id(metadata));
     forward::follow(metadata, &tunnel, &mut record);
-    let outcome = match admit(&other, kind, &tunnel, &mut record).await {
+    let admitted = match &place {
+        Ok(_) => admit(&other, kind, &tunnel, &mut record).await,
+        Err(_) => {
+            let message = format!("this tunnel has {CALLS_MAX} calls other than Forward already; retry after 1 s");
+            Err(Failure::before_target(Code::LimitReached, message))
+        }
+    };
+    let outcome = match admitted {
         Ok(caller) => match handler {
             Some(handler) => {
                 other.head.extensions.insert(Arc::clone(&caller));
