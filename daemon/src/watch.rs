@@ -37,8 +37,39 @@ const QUIET: Duration = Duration::from_millis(50);
 /// But no later than this after its first notification, so that a folder that never rests is still followed.
 const QUIET_MAX: Duration = Duration::from_millis(500);
 
-/// The content of a set of files, in the order they were named; `None` where a file is missing or unreadable.
-pub type Snapshot = Vec<Option<Bytes>>;
+/// What a file was found to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// This.
+    Bytes(Bytes),
+    /// There is no such file.
+    Absent,
+    /// Something is there that cannot be read.
+    Unreadable,
+}
+
+impl Content {
+    fn of(error: &io::Error) -> Self {
+        if error.kind() == io::ErrorKind::NotFound { Self::Absent } else { Self::Unreadable }
+    }
+
+    /// The bytes, if there are any.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        match self {
+            Self::Bytes(bytes) => Some(bytes),
+            Self::Absent | Self::Unreadable => None,
+        }
+    }
+}
+
+/// The content of a set of files, in the order they were named.
+pub type Snapshot = Vec<Content>;
+
+/// Reads files once, as they are read when they are followed.
+pub fn read(paths: &[PathBuf]) -> Snapshot {
+    let content = |path: &PathBuf| read_bounded(path).map_or_else(|error| Content::of(&error), Content::Bytes);
+    paths.iter().map(content).collect()
+}
 
 /// Watches `paths` until every receiver is gone. The first snapshot is there at once. A file above [`FILE_MAX`] counts
 /// as unreadable.
@@ -129,21 +160,21 @@ impl Files {
         let read = self.paths.iter().zip(&mut self.complaints).map(|(path, complaint)| match read_bounded(path) {
             Ok(bytes) => {
                 *complaint = None;
-                Some(bytes)
+                Content::Bytes(bytes)
             }
             Err(error) => {
-                let absent = error.kind() == io::ErrorKind::NotFound;
+                let content = Content::of(&error);
                 let error = error.to_string();
                 if complaint.as_ref() != Some(&error) {
                     // Some files need not be there; whoever needs one says so itself.
-                    if absent {
+                    if content == Content::Absent {
                         info!(path = %path.display(), "file is absent");
                     } else {
                         warn!(path = %path.display(), %error, "file cannot be read");
                     }
                     *complaint = Some(error);
                 }
-                None
+                content
             }
         });
         read.collect()

@@ -10,8 +10,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const NOTIFIED: (Duration, bool) = (Duration::from_secs(600), true);
 const POLLED: (Duration, bool) = (Duration::from_millis(10), false);
 
+fn content(text: &Option<&str>) -> Content {
+    text.map_or(Content::Absent, |text| Content::Bytes(Bytes::copy_from_slice(text.as_bytes())))
+}
+
 async fn until(receiver: &mut watch::Receiver<Snapshot>, wanted: &[Option<&str>]) {
-    let wanted: Vec<_> = wanted.iter().map(|text| text.map(|text| Bytes::copy_from_slice(text.as_bytes()))).collect();
+    let wanted: Vec<_> = wanted.iter().map(content).collect();
     let seen = receiver.wait_for(|snapshot| *snapshot == wanted);
     tokio::time::timeout(PATIENCE, seen).await.expect("the change is seen").unwrap();
 }
@@ -21,7 +25,18 @@ fn the_first_snapshot_is_there_at_once() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), "one").unwrap();
     let receiver = files(vec![folder.path().join("a"), folder.path().join("missing")]).unwrap();
-    assert_eq!(*receiver.borrow(), [Some(Bytes::from("one")), None]);
+    assert_eq!(*receiver.borrow(), [Content::Bytes(Bytes::from("one")), Content::Absent]);
+}
+
+#[test]
+fn what_cannot_be_read_is_not_what_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    fs::File::create(folder.path().join("large")).unwrap().set_len(FILE_MAX + 1).unwrap();
+    let paths: Vec<_> = ["folder", "large", "missing"].map(|name| folder.path().join(name)).into();
+    let expected = [Content::Unreadable, Content::Unreadable, Content::Absent];
+    assert_eq!(read(&paths), expected);
+    assert_eq!(*files(paths).unwrap().borrow(), expected);
 }
 
 #[tokio::test]
@@ -77,7 +92,7 @@ async fn the_same_content_written_again_is_not_published() {
     fs::write(&same, "one").unwrap();
     fs::write(&other, "two").unwrap();
     receiver.changed().await.unwrap();
-    assert_eq!(*receiver.borrow_and_update(), [Some(Bytes::from("one")), Some(Bytes::from("two"))]);
+    assert_eq!(*receiver.borrow_and_update(), [content(&Some("one")), content(&Some("two"))]);
 }
 
 #[tokio::test]
@@ -86,9 +101,10 @@ async fn a_file_above_the_limit_counts_as_unreadable() {
     let path = folder.path().join("large");
     fs::write(&path, vec![b'a'; FILE_MAX as usize]).unwrap();
     let mut receiver = follow(vec![path.clone()], POLLED.0, POLLED.1).unwrap();
-    assert_eq!(receiver.borrow()[0].as_ref().map(Bytes::len), Some(FILE_MAX as usize));
+    assert_eq!(receiver.borrow()[0].bytes().map(Bytes::len), Some(FILE_MAX as usize));
     fs::write(&path, vec![b'a'; FILE_MAX as usize + 1]).unwrap();
-    until(&mut receiver, &[None]).await;
+    let seen = receiver.wait_for(|snapshot| *snapshot == [Content::Unreadable]);
+    tokio::time::timeout(PATIENCE, seen).await.expect("the change is seen").unwrap();
 }
 
 #[test]

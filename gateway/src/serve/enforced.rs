@@ -17,7 +17,7 @@ use daemon::{
     audit::{Journal, fields},
     config::ConfigError,
     process::Context,
-    watch::Snapshot,
+    watch::{Content, Snapshot},
 };
 use tokio::sync::watch;
 
@@ -110,7 +110,7 @@ impl Loader {
 
     /// Reads the files now, without following them.
     pub fn read(&self) -> Snapshot {
-        self.files().iter().map(|path| std::fs::read(path).ok().map(Into::into)).collect()
+        daemon::watch::read(&self.files())
     }
 
     /// The policy that these contents make.
@@ -159,24 +159,26 @@ impl Loader {
         Ok(deny)
     }
 
-    /// Whether the `suspended` file beside the policy says so. What is neither a plain yes nor a plain no counts as yes:
-    /// somebody wanted to stop everything, and is believed.
+    /// Whether the `suspended` file beside the policy says so. What is neither a plain yes nor a plain no counts as yes, and
+    /// so does what cannot be read: somebody wanted to stop everything, and is believed.
     fn is_suspended(&self, contents: &Snapshot) -> bool {
-        let Some(bytes) = at(contents, SUSPENDED) else { return false };
-        match bytes.trim_ascii() {
-            b"" | b"false" => false,
-            b"true" => true,
-            _ => {
-                let path = self.path.with_file_name("suspended");
-                tracing::error!(path = %path.display(), "neither `true` nor `false`; everything is suspended");
-                true
-            }
-        }
+        let what = match contents.get(SUSPENDED) {
+            None | Some(Content::Absent) => return false,
+            Some(Content::Bytes(bytes)) => match bytes.trim_ascii() {
+                b"" | b"false" => return false,
+                b"true" => return true,
+                _ => "neither `true` nor `false`; everything is suspended",
+            },
+            Some(Content::Unreadable) => "cannot be read; everything is suspended",
+        };
+        let path = self.path.with_file_name("suspended");
+        tracing::error!(path = %path.display(), "{what}");
+        true
     }
 }
 
 fn at(contents: &Snapshot, index: usize) -> Option<&Bytes> {
-    contents.get(index).and_then(Option::as_ref)
+    contents.get(index).and_then(Content::bytes)
 }
 
 /// Loads the policy and follows it in a task of `context.shutdown`.

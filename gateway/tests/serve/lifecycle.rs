@@ -116,6 +116,27 @@ async fn the_kill_switch_acts_within_a_second_even_beside_a_broken_policy() {
 }
 
 #[tokio::test]
+async fn a_kill_switch_that_cannot_be_read_is_on() {
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let (token, ask) = (world.token("alice"), || get(target.address, "/v1/x"));
+    // A folder is as little to be read as a file that only its owner may read, whoever runs the test.
+    std::fs::create_dir(world.path("suspended")).unwrap();
+    let failure = async {
+        loop {
+            if let Err(failure) = fetch(&tunnel, &token, ask()).await {
+                break failure;
+            }
+        }
+    };
+    let failure = timeout(PATIENCE, failure).await.expect("it is suspended");
+    assert!(failure.message.contains("the cluster owner has suspended everything"), "{failure}");
+    std::fs::remove_dir(world.path("suspended")).unwrap();
+    timeout(PATIENCE, async { while fetch(&tunnel, &token, ask()).await.is_err() {} }).await.expect("it serves again");
+}
+
+#[tokio::test]
 async fn an_emergency_grant_is_told_at_every_step_and_its_end_ends_its_streams() {
     let (lines, _guard) = Lines::catch();
     let target = Target::http().await;

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use daemon::{clock::SharedClock, shutdown::Shutdown};
+use daemon::{clock::SharedClock, shutdown::Shutdown, watch::Content};
 use proto::retry::{self, Ladder};
 use serde::Deserialize;
 use tokio::sync::{Notify, watch};
@@ -163,7 +163,7 @@ impl KeySource {
     fn follow(self: &Arc<Self>, path: PathBuf, shutdown: &Shutdown, stop: CancellationToken) -> Result<(), String> {
         let mut changes = daemon::watch::files(vec![path.clone()])
             .map_err(|error| format!("{} cannot be watched: {error}", path.display()))?;
-        let first = changes.borrow_and_update().first().cloned().flatten();
+        let first = changes.borrow_and_update().first().and_then(Content::bytes).cloned();
         self.load(first.as_deref()).map_err(|message| format!("{}: {message}", path.display()))?;
         let source = self.clone();
         shutdown.spawn(async move {
@@ -174,7 +174,7 @@ impl KeySource {
                     changed = changes.changed() => if changed.is_err() { return },
                     () = tokio::time::sleep(REFRESH) => {}
                 }
-                let snapshot = changes.borrow_and_update().first().cloned().flatten();
+                let snapshot = changes.borrow_and_update().first().and_then(Content::bytes).cloned();
                 let outcome = source.load(snapshot.as_deref());
                 source.settle(outcome.map_err(|message| format!("{}: {message}", path.display())));
             }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use daemon::{process::Context, watch::Snapshot};
+use daemon::{
+    process::Context,
+    watch::{Content, Snapshot},
+};
 use http::HeaderValue;
 use rustls::{
     RootCertStore,
@@ -117,7 +120,7 @@ struct Files {
 impl Files {
     fn bearer(&self, contents: &Snapshot) -> Result<HeaderValue, CredentialError> {
         let path = || self.token.clone();
-        let bytes = contents.get(1).and_then(Option::as_ref);
+        let bytes = contents.get(1).and_then(Content::bytes);
         let bytes = bytes.ok_or_else(|| CredentialError::Unreadable { path: path() })?;
         let text = str::from_utf8(bytes).map(str::trim).unwrap_or_default();
         if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -132,7 +135,7 @@ impl Files {
     /// Connections that were verified by one set of CAs do not serve requests under the next.
     fn tls(&self, contents: &Snapshot, generation: usize) -> Result<Arc<Tls>, CredentialError> {
         let path = || self.ca.clone();
-        let bytes = contents.first().and_then(Option::as_ref);
+        let bytes = contents.first().and_then(Content::bytes);
         let bytes = bytes.ok_or_else(|| CredentialError::Unreadable { path: path() })?;
         let mut roots = RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(bytes) {
