@@ -156,6 +156,18 @@ async fn a_target_is_told_who_calls_and_the_caller_cannot_say_it_for_itself() {
 }
 
 #[tokio::test]
+async fn the_body_of_a_get_passes_though_nobody_says_how_long_it_is() {
+    let target = Target::http().await;
+    let world = World::with_http(target.address).await;
+    let tunnel = world.held().await;
+    let request = HttpRequest { no_body: false, ..get(target.address, "/v1/echo") };
+    let (mut sender, mut receiver) = tunnel.forward(subject(&world.token("alice")), open_http(request)).await.unwrap();
+    sender.data(Bytes::from_static(b"query")).await.unwrap();
+    sender.fin(Fin::default()).await.unwrap();
+    assert_eq!(receive(&mut receiver).await.unwrap().body, "query");
+}
+
+#[tokio::test]
 async fn gateways_are_counted_on_and_a_loop_ends() {
     let target = Target::http().await;
     let world = World::with_http(target.address).await;

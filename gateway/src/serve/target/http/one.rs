@@ -51,6 +51,10 @@ impl Call {
                 fields.insert(header::CONNECTION, HeaderValue::from_static("te"));
             }
         }
+        // Of a GET or HEAD that does not say how long its body is, the HTTP library believes that it has none.
+        if checked.length.is_none() {
+            fields.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let (interims, interim) = mpsc::channel(INTERIM_WAITING);
         let flooded = Arc::new(AtomicBool::new(false));
         let flood = Arc::clone(&flooded);
