@@ -168,6 +168,26 @@ async fn the_body_of_a_get_passes_though_nobody_says_how_long_it_is() {
 }
 
 #[tokio::test]
+async fn a_callers_trailers_cannot_say_who_calls() {
+    let target = Target::http().await;
+    let world = World::start(Setup {
+        rules: rules(target.address),
+        targets: &[("scorer.models.svc", target.address)],
+        more: "identity_headers: { subject: X-Remote-Subject }",
+    })
+    .await;
+    let tunnel = world.held().await;
+    for name in ["x-remote-subject", "X_Remote-Subject"] {
+        let request = HttpRequest { fields: vec![field("trailer", name)], ..post(target.address, "/v1/sum") };
+        let (mut sender, mut receiver) =
+            tunnel.forward(subject(&world.token("alice")), open_http(request)).await.unwrap();
+        sender.data(Bytes::from_static(b"a")).await.unwrap();
+        sender.fin(Fin { trailers: vec![field(name, "forged")] }).await.unwrap();
+        assert_eq!(receive(&mut receiver).await.unwrap_err().code, Code::InvalidRequest, "{name}");
+    }
+}
+
+#[tokio::test]
 async fn gateways_are_counted_on_and_a_loop_ends() {
     let target = Target::http().await;
     let world = World::with_http(target.address).await;

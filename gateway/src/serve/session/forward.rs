@@ -204,6 +204,7 @@ async fn http(
 }
 
 async fn connection(
+        naming: &gateway.naming,
     target: &TcpTarget,
     receiver: &mut Receiver<ForwardRequest>,
     sender: &mut Sender,

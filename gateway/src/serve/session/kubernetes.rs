@@ -76,6 +76,7 @@ pub(super) async fn serve(
         first_byte: if wanted.lasts() { FOR_EVER } else { gateway.limits.first_byte.0 },
         traffic: Arc::clone(&traffic),
         hold: receiver.hold(),
+        naming: &gateway.naming,
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
     tunnel.unless_ended(work, caller, ask(Some(&identity)), false).await

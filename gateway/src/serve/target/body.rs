@@ -19,7 +19,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::serve::{limits::Pause, session::record::Traffic};
 
-use super::head;
+use super::{head, naming::Naming};
 
 /// The body of a request on its way to the target.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct RequestBody {
     progress: Arc<Progress>,
     traffic: Arc<Traffic>,
     pause: Pause,
+    /// What its trailers may not be called.
+    naming: Naming,
 }
 
 /// How far a request's body has come, for whoever waits for the answer.
@@ -120,17 +122,22 @@ impl Progress {
 
 impl RequestBody {
     /// A body from the caller's direction, with its declared length.
-    pub fn streaming(receiver: Receiver<ForwardRequest>, length: Option<u64>, traffic: Arc<Traffic>) -> Self {
+    pub fn streaming(
+        receiver: Receiver<ForwardRequest>,
+        length: Option<u64>,
+        traffic: Arc<Traffic>,
+        naming: Naming,
+    ) -> Self {
         let progress = Arc::new(Progress::new(false));
         let (handed, pause) = (Instant::now(), Pause::default());
-        Self { receiver: Some(receiver), untaken: 0, handed, left: length, progress, traffic, pause }
+        Self { receiver: Some(receiver), untaken: 0, handed, left: length, progress, traffic, pause, naming }
     }
 
     /// No body.
     pub fn none(traffic: Arc<Traffic>) -> Self {
         let progress = Arc::new(Progress::new(true));
         let (handed, pause) = (Instant::now(), Pause::default());
-        Self { receiver: None, untaken: 0, handed, left: None, progress, traffic, pause }
+        Self { receiver: None, untaken: 0, handed, left: None, progress, traffic, pause, naming: Naming::default() }
     }
 
     /// How far it has come.
@@ -209,7 +216,7 @@ impl Body for RequestBody {
                         let message = "the body is shorter than its Content-Length";
                         return this.fail(Failure::perhaps(Code::InvalidRequest, message));
                     }
-                    let trailers = match head::request_trailers(fin.trailers) {
+                    let trailers = match head::request_trailers(fin.trailers, &this.naming) {
                         Ok(trailers) => trailers,
                         Err(failure) => return this.fail(failure),
                     };

@@ -10,6 +10,7 @@ use proto::tunnel::{
     pb::{Field, Head, HttpRequest},
 };
 
+use super::naming::Naming;
 use crate::policy::{Host, file::Upgrade};
 
 /// Fields of one head; servers take a hundred or so.
@@ -348,11 +349,11 @@ pub fn trailers(fields: &HeaderMap) -> Vec<Field> {
     kept
 }
 
-/// Trailers of a request as they go to the target.
+/// Trailers of a request as they go to the target; none may say who calls in the names that are configured for that.
 ///
 /// # Errors
 /// `InvalidRequest` if one is not a field, or may not be a trailer.
-pub fn request_trailers(fields: Vec<Field>) -> Result<HeaderMap, Failure> {
+pub fn request_trailers(fields: Vec<Field>, naming: &Naming) -> Result<HeaderMap, Failure> {
     let mut map = HeaderMap::new();
     if fields.len() > FIELDS_MAX {
         return Err(Failure::perhaps(Code::InvalidRequest, "too many trailers"));
@@ -361,7 +362,7 @@ pub fn request_trailers(fields: Vec<Field>) -> Result<HeaderMap, Failure> {
         let bad = || Failure::perhaps(Code::InvalidRequest, "a trailer is not a header field, or may not be a trailer");
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| bad())?;
         let value = HeaderValue::from_maybe_shared(field.value).map_err(|_| bad())?;
-        if is_forbidden_trailer(name.as_str()) {
+        if is_forbidden_trailer(name.as_str()) || naming.takes(&name) {
             return Err(bad());
         }
         map.append(name, value);

@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     body::{Progress, RequestBody},
     head::{self, Checked},
+    naming::Naming,
     pipe,
     pool::{Link, Place, Pool},
     shared::Seat,
@@ -85,6 +86,8 @@ pub struct Exchange<'a> {
     pub traffic: Arc<Traffic>,
     /// What the stream holds.
     pub hold: Hold,
+    /// Names by which a target is told who calls.
+    pub naming: &'a Naming,
 }
 
 impl Exchange<'_> {
@@ -108,7 +111,10 @@ impl Exchange<'_> {
         let (body, mut rest) = if self.checked.length == Some(0) {
             (RequestBody::none(Arc::clone(&self.traffic)), Some(receiver))
         } else {
-            (RequestBody::streaming(receiver, self.checked.length, Arc::clone(&self.traffic)), None)
+            (
+                RequestBody::streaming(receiver, self.checked.length, Arc::clone(&self.traffic), self.naming.clone()),
+                None,
+            )
         };
         let progress = body.progress();
         let mut request = self.checked.request(body, self.peer, self.trace.as_ref());

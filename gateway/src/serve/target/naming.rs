@@ -1,5 +1,5 @@
 //! Fields by which a target is told who calls (SD-13). Whatever the caller wrote under these names, in whatever spelling a
-//! server could take for them, is gone before ours are put there.
+//! server could take for them, is gone before ours are put there, and is refused as a trailer.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -44,15 +44,10 @@ impl Naming {
 
     /// Says in a request's fields who calls.
     pub fn overwrite(&self, fields: &mut HeaderMap, caller: &Caller) {
-        let names: Vec<&HeaderName> = self.names().collect();
-        if names.is_empty() {
+        if self.names().next().is_none() {
             return;
         }
-        // Some servers read `_` as `-`.
-        let taken = |field: &HeaderName| {
-            names.iter().any(|name| field.as_str().replace('_', "-") == name.as_str().replace('_', "-"))
-        };
-        let forged: Vec<HeaderName> = fields.keys().filter(|field| taken(field)).cloned().collect();
+        let forged: Vec<HeaderName> = fields.keys().filter(|field| self.takes(field)).cloned().collect();
         for field in forged {
             fields.remove(field);
         }
@@ -69,6 +64,11 @@ impl Naming {
                 fields.insert(name, value);
             }
         }
+    }
+
+    /// Whether a field would be read as one of them. Some servers read `_` as `-`.
+    pub fn takes(&self, field: &HeaderName) -> bool {
+        self.names().any(|name| field.as_str().replace('_', "-") == name.as_str().replace('_', "-"))
     }
 
     fn names(&self) -> impl Iterator<Item = &HeaderName> {
