@@ -20,6 +20,7 @@ use proto::tunnel::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     task::JoinSet,
+    time::timeout,
 };
 
 use crate::support::{PATIENCE, Setup, World, logs::Lines, open_tcp, subject, targets::Target};
@@ -166,6 +167,27 @@ async fn the_target_may_finish_first() {
     sender.data(Bytes::from_static(b"late")).await.unwrap();
     sender.fin(Fin::default()).await.unwrap();
     assert!(receiver.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_stream_that_is_given_up_ends_though_the_target_has_finished_and_takes_nothing() {
+    let (lines, _guard) = Lines::catch();
+    let target = Target::of(|mut stream| async move {
+        stream.shutdown().await.unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.held().await;
+    let (mut sender, mut receiver) = open(&world, &tunnel, target.address).await.unwrap();
+    assert_eq!(rest(&mut receiver).await.unwrap(), b"");
+    // Until neither the target's machine nor the gateway takes any more.
+    let piece = Bytes::from_static(&[0; 60_000]);
+    while timeout(Duration::from_millis(50), sender.data(piece.clone())).await.is_ok_and(|sent| sent.is_ok()) {}
+    sender.cancel();
+    drop((sender, receiver));
+    lines.wait_for("\"kind\":\"tcp\"").await;
+    assert_eq!(lines.access("tcp")[0]["ended"], "cancelled");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! here. One side may finish while the other goes on. A stream that ends badly resets the target's connection, so that
 //! half of a file is never taken for the whole.
 
-use std::io;
+use std::{io, pin::pin};
 
 use bytes::{Bytes, BytesMut};
 use proto::tunnel::{
@@ -36,10 +36,47 @@ pub async fn carry(
 ) -> Result<(), Failure> {
     let mut target = Target { wire: target, complete: false };
     let (read, write) = target.wire.split();
-    let both = async { tokio::try_join!(to_target(receiver, write, traffic), to_caller(read, early, sender, traffic)) };
-    let ended = both.await;
+    let ended = both(to_target(receiver, write, traffic), read, early, sender, traffic).await;
     target.complete = ended.is_ok();
-    ended.map(|_| ())
+    ended
+}
+
+/// Both directions. The one to the target goes on alone when the other is done, unless the caller gives the stream up: it
+/// may wait for a target that takes nothing.
+async fn both(
+    to_target: impl Future<Output = Result<(), Failure>>,
+    read: ReadHalf<'_>,
+    early: Bytes,
+    sender: &mut Sender,
+    traffic: &Traffic,
+) -> Result<(), Failure> {
+    let mut to_target = pin!(to_target);
+    let mut written = false;
+    {
+        let mut to_caller = pin!(to_caller(read, early, sender, traffic));
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut to_target, if !written => {
+                    ended?;
+                    written = true;
+                }
+                ended = &mut to_caller => break ended?,
+            }
+        }
+    }
+    if written {
+        return Ok(());
+    }
+    tokio::select! {
+        biased;
+        ended = &mut to_target => ended,
+        () = sender.cancelled() => Err(given_up()),
+    }
+}
+
+fn given_up() -> Failure {
+    Failure::after_target(Code::Cancelled, "the caller gave the stream up")
 }
 
 /// The target's connection, reset unless both directions were completed: also when the stream is dropped in the middle,
@@ -106,7 +143,7 @@ async fn to_caller(
         let read = tokio::select! {
             biased;
             read = target.arrived(&mut buffer, size) => read.map_err(|error| broken("reading from", &error))?,
-            () = sender.cancelled() => return Err(Failure::after_target(Code::Cancelled, "the caller gave the stream up")),
+            () = sender.cancelled() => return Err(given_up()),
         };
         if read == 0 {
             return sender.fin(Fin::default()).await;
