@@ -191,6 +191,31 @@ async fn a_stream_that_is_given_up_ends_though_the_target_has_finished_and_takes
 }
 
 #[tokio::test]
+async fn a_grant_that_is_taken_away_ends_a_stream_whose_caller_gives_no_credit_at_all() {
+    let target = Target::of(|stream| async move {
+        std::future::pending::<()>().await;
+        drop(stream);
+    })
+    .await;
+    let world = world(target.address).await;
+    let tunnel = world.tunnel_of_window(0).await;
+    let (_sender, mut receiver) = tunnel
+        .forward(subject(&world.token("alice")), open_tcp("postgres.db.svc", target.address.port()))
+        .await
+        .unwrap();
+    timeout(PATIENCE, async {
+        while target.count() == 0 {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .unwrap();
+    world.write_policy("rules: []");
+    let failure = timeout(PATIENCE, receiver.next()).await.expect("the stream ends").unwrap().unwrap_err();
+    assert_eq!(failure.code, Code::PolicyDenied, "{failure}");
+}
+
+#[tokio::test]
 async fn bulk_passes_whole_in_both_directions() {
     let target = Target::of(|mut stream| async move {
         let (mut read, mut write) = stream.split();

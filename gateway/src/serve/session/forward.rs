@@ -19,7 +19,13 @@ use proto::tunnel::{
 };
 use tokio::time::{Instant, timeout};
 
-use super::{Tunnel, caller::Caller, kubernetes, record::Record, revoked::revoked};
+use super::{
+    Tunnel,
+    caller::Caller,
+    kubernetes,
+    record::{Record, Traffic},
+    revoked::revoked,
+};
 use crate::{
     policy::{Ask, compile::is_plain_name},
     serve::{
@@ -198,13 +204,13 @@ async fn http(
         first_byte: gateway.limits.first_byte.0,
         traffic: Arc::clone(&traffic),
         hold: receiver.hold(),
+        naming: &gateway.naming,
     };
     let work = exchange.run(receiver, sender, route.open(&traffic), || route.dial(&traffic));
     tunnel.unless_ended(work, caller, ask(&checked), granted.external).await
 }
 
 async fn connection(
-        naming: &gateway.naming,
     target: &TcpTarget,
     receiver: &mut Receiver<ForwardRequest>,
     sender: &mut Sender,
@@ -223,9 +229,7 @@ async fn connection(
     let (stream, address) = gateway.connect(&granted, &host, deadline).await?;
     record.traffic.called(address);
     let connected = Connected { address: address.to_string() };
-    sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
-    let work = pipe::carry(Wire::Tcp(stream), Bytes::new(), receiver, sender, &record.traffic);
-    let work = paced(&record.traffic, work);
+    let work = carry(connected, Wire::Tcp(stream), receiver, sender, &record.traffic);
     tunnel.unless_ended(work, caller, ask, granted.external).await
 }
 
@@ -249,10 +253,20 @@ async fn socket(
     let stream =
         unix::connect(&gateway.sockets.load_full(), &target.name, Instant::now() + gateway.limits.connect.0).await?;
     let connected = Connected { address: target.name.clone() };
-    sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
-    let work = pipe::carry(Wire::Unix(stream), Bytes::new(), receiver, sender, &record.traffic);
-    let work = paced(&record.traffic, work);
+    let work = carry(connected, Wire::Unix(stream), receiver, sender, &record.traffic);
     tunnel.unless_ended(work, caller, ask, false).await
+}
+
+/// Says that the target is there, which waits for the caller's credit as all else does, and carries bytes.
+async fn carry(
+    connected: Connected,
+    target: Wire,
+    receiver: &mut Receiver<ForwardRequest>,
+    sender: &mut Sender,
+    traffic: &Traffic,
+) -> Result<(), Failure> {
+    sender.message(ForwardResponse { part: Some(forward_response::Part::Connected(connected)) }).await?;
+    paced(traffic, pipe::carry(target, Bytes::new(), receiver, sender, traffic)).await
 }
 
 impl Tunnel {
