@@ -26,6 +26,9 @@ use crate::{config::Validate, metrics::Metrics};
 /// Spans that wait for the exporter: some seconds of a busy gateway, a few MiB.
 const QUEUE_MAX: usize = 4096;
 
+/// Longest text of a span, in bytes; callers choose paths of many KiB, and all that wait are held.
+const TEXT_MAX: usize = 256;
+
 /// The `traces:` section: where spans go.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -102,6 +105,24 @@ pub enum Value {
     Text(String),
     /// A number.
     Number(i64),
+}
+
+impl Value {
+    fn clipped(self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(clipped(text)),
+            Self::Number(number) => Self::Number(number),
+        }
+    }
+}
+
+/// At most [`TEXT_MAX`] of a text; the rest of it is let go.
+fn clipped(mut text: String) -> String {
+    if text.len() > TEXT_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_MAX));
+        text.shrink_to_fit();
+    }
+    text
 }
 
 /// What a span says at its end.
@@ -194,10 +215,10 @@ impl Begun {
             id: self.id,
             parent: self.parent,
             state: self.state,
-            name: told.name,
+            name: clipped(told.name),
             began: self.began,
             ended: self.began + lasted,
-            attributes: told.attributes,
+            attributes: told.attributes.into_iter().map(|(key, value)| (key, value.clipped())).collect(),
             error: told.error.map(str::to_owned),
         };
         if self.tracer.queue.try_send(span).is_err() {
@@ -253,6 +274,15 @@ mod tests {
         let metrics = Metrics::new("test");
         let (tracer, queue) = tracer(&Config { otlp: "http://c:4318".to_owned(), ca: None, sample }, &metrics);
         (tracer, queue, metrics)
+    }
+
+    #[test]
+    fn a_text_is_clipped_where_a_character_ends() {
+        assert_eq!(clipped("x".repeat(TEXT_MAX)).len(), TEXT_MAX);
+        assert_eq!(clipped(format!("{}\u{e9}", "x".repeat(TEXT_MAX - 1))), "x".repeat(TEXT_MAX - 1));
+        let long = Value::Text("y".repeat(64 * 1024)).clipped();
+        let Value::Text(text) = long else { panic!("a text") };
+        assert!(text.len() == TEXT_MAX && text.capacity() < 2 * TEXT_MAX, "what is cut off is let go");
     }
 
     #[test]
