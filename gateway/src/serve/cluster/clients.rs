@@ -38,6 +38,11 @@ impl ClientFiles {
         Some(Self { ca, crl: listen.client_crl.as_ref().map(|path| base.join(path)) })
     }
 
+    #[cfg(test)]
+    pub(super) fn of(ca: PathBuf) -> Self {
+        Self { ca, crl: None }
+    }
+
     /// Reads them now.
     pub(super) fn read(&self) -> Result<ClientText, IdentityError> {
         let read = |path: &PathBuf| fs::read_to_string(path).map_err(|error| unusable(path, &error));

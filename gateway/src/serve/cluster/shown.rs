@@ -105,17 +105,30 @@ impl Shown {
         self.clients_changed.subscribe()
     }
 
-    /// Reads the files again, lets another CA sign and renews the leaf if that is due.
+    /// Reads the files again, lets another CA sign and renews the leaf if that is due. What vouches for clients and cannot
+    /// be used leaves as it was whom they are judged by, and nothing else: the gateway's own certificate must not end for it.
     ///
     /// # Errors
-    /// As [`Shown::new`]; what was shown before stays.
+    /// As [`Shown::new`], but for that; what was shown before stays.
     pub fn look(&self, now: SystemTime) -> Result<Changed, IdentityError> {
+        let clients = self.clients.as_ref().map(ClientFiles::read).transpose();
+        match clients.and_then(|clients| self.renew(clients, now)) {
+            Err(error @ IdentityError::ClientCa { .. }) => {
+                let error = explain(&error);
+                tracing::error!(%error, "what vouches for clients cannot be used; what did before stays in force");
+                let clients = self.basis.load().clients.clone();
+                self.renew(clients, now)
+            }
+            looked => looked,
+        }
+    }
+
+    fn renew(&self, clients: Option<ClientText>, now: SystemTime) -> Result<Changed, IdentityError> {
         let old = self.basis.load();
         let mut authority = old.authority.again()?;
         if authority.promote_if_due(now)? {
             authority = authority.again()?;
         }
-        let clients = self.clients.as_ref().map(ClientFiles::read).transpose()?;
         let keep = authority.will_do(&old.leaf.certificate, &self.names, now);
         let leaf = if keep { old.leaf.clone() } else { authority.leaf(&self.names, now)? };
         let published: Anchors = authority.published().into();

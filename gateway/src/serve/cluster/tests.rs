@@ -66,6 +66,26 @@ fn a_leaf_is_renewed_at_two_thirds_of_its_life() {
 }
 
 #[test]
+fn a_leaf_is_renewed_though_what_vouches_for_clients_is_broken() {
+    let folder = tempfile::tempdir().unwrap();
+    let now = SystemTime::now();
+    let authority = Authority::open(&folder.path().join("identity"), "factory-a").unwrap();
+    let clients = identity::ca::Authority::generate("clients", Duration::from_secs(3600)).unwrap();
+    let file = folder.path().join("clients.pem");
+    fs::write(&file, &clients.certificate).unwrap();
+    let files = ClientFiles::of(file.clone());
+    let shown = Shown::new(authority, names(), Some(files), now).unwrap();
+    for broken in ["garbage", ""] {
+        fs::write(&file, broken).unwrap();
+        assert_eq!(shown.look(now).unwrap(), Changed::default(), "{broken:?}");
+    }
+    fs::remove_file(&file).unwrap();
+    let due = now + Duration::from_secs(21 * 24 * 3600);
+    assert_eq!(shown.look(due).unwrap(), Changed { leaf: true, ..Changed::default() });
+    assert!(shown.ends() > Some(due));
+}
+
+#[test]
 fn a_leaf_on_disk_that_is_not_ours_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let now = SystemTime::now();
