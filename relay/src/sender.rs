@@ -52,6 +52,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 use identity::token::TokenError;
 use proto::{
     hybrid::{ID_MAX, TOKEN_HEADER, address::connect_target, new_id},
+    tunnel::SUBPROTOCOL,
     ws::{Role, handshake, stream::WsStream},
 };
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -215,8 +216,11 @@ impl Sender {
         let carrier = self.dialer.connect(&address.host, address.port).await?;
         let target = connect_target(&address.path, &new_id());
         let upgraded = upgrade(carrier, address, &target, &self.tls, headers, request.protocols).await?;
+        let stream = WsStream::new(upgraded.io, Role::Client, upgraded.read_ahead);
+        // In our own subprotocol text messages are notices.
+        let noticed = upgraded.protocol.as_deref() == Some(SUBPROTOCOL);
         Ok(Connected {
-            stream: WsStream::new(upgraded.io, Role::Client, upgraded.read_ahead),
+            stream: if noticed { stream } else { stream.with_text() },
             protocol: upgraded.protocol,
             listener: listener(&upgraded.headers),
         })

@@ -65,7 +65,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
     }
 
     /// Text messages (drain notices) arrive here, at most 1 KiB each and 4 waiting; more are dropped. Without a call
-    /// to this, text messages are skipped.
+    /// to this, text messages are skipped, unless [`Self::with_text`] wants them.
     pub fn notices(&mut self) -> mpsc::Receiver<String> {
         self.inbound.notices.open()
     }
@@ -79,6 +79,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> WsStream<IO> {
     /// `ConnectionAborted` with [`CutShort`] inside.
     pub fn whole_or_error(mut self) -> Self {
         self.inbound.refuse_cuts();
+        self
+    }
+
+    /// Has text messages read as bytes like binary ones, where nobody agreed on what text means: a peer that sends text
+    /// means its words to arrive. There are no notices then.
+    pub fn with_text(mut self) -> Self {
+        self.inbound.take_text();
         self
     }
 

@@ -15,6 +15,7 @@ use proto::{
         message::{Accept, Endpoint, Headers},
         status::clean,
     },
+    tunnel::SUBPROTOCOL,
     ws::{Role, stream::WsStream},
 };
 use tokio::{
@@ -64,6 +65,8 @@ pub struct Accepted {
     pub(super) io: Transport,
     /// What came behind the handshake.
     pub(super) read_ahead: BytesMut,
+    /// Our subprotocol was chosen, in which text messages are notices.
+    pub(super) noticed: bool,
     pub(super) line: Line,
 }
 
@@ -169,7 +172,8 @@ impl Knock {
         match opened.unwrap_or(Err(RendezvousError::TooSlow)) {
             Ok(upgraded) => {
                 line.end("accepted", "none", String::new());
-                Ok(Accepted { io: upgraded.io, read_ahead: upgraded.read_ahead, line })
+                let noticed = protocol == Some(SUBPROTOCOL);
+                Ok(Accepted { io: upgraded.io, read_ahead: upgraded.read_ahead, noticed, line })
             }
             Err(error) => {
                 line.failed(&error);
@@ -199,8 +203,9 @@ impl Knock {
 impl Accepted {
     /// As a byte stream.
     pub fn into_stream(self) -> Rendezvous {
-        let Self { io, read_ahead, line } = self;
-        Rendezvous { stream: WsStream::new(io, Role::Client, read_ahead).whole_or_error(), line }
+        let Self { io, read_ahead, noticed, line } = self;
+        let stream = WsStream::new(io, Role::Client, read_ahead).whole_or_error();
+        Rendezvous { stream: if noticed { stream } else { stream.with_text() }, line }
     }
 }
 

@@ -55,9 +55,10 @@ async fn a_senders_fields_and_protocols_reach_the_listener_and_bytes_come_back()
     let (Connected { mut stream, protocol, .. }, mut accepted) = (connected.unwrap(), accepted);
     assert_eq!(protocol.as_deref(), Some("p2"));
     accepted.send(Message::binary(b"hello".to_vec())).await.unwrap();
-    let mut bytes = [0; 5];
+    accepted.send(Message::text(" and words")).await.unwrap();
+    let mut bytes = [0; 15];
     stream.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(&bytes, b"hello");
+    assert_eq!(&bytes, b"hello and words");
 }
 
 #[tokio::test]

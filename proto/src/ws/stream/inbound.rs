@@ -67,6 +67,8 @@ pub(super) struct Inbound {
     large: bool,
     end: Option<End>,
     refuses_cuts: bool,
+    /// Text messages are the caller's, as binary ones are.
+    takes_text: bool,
     owed: Option<Owed>,
     allowance: Allowance,
     pub(super) notices: Notices,
@@ -89,6 +91,7 @@ impl Inbound {
             large: false,
             end: None,
             refuses_cuts: false,
+            takes_text: false,
             owed: None,
             allowance: Allowance::default(),
             notices: Notices::default(),
@@ -97,6 +100,10 @@ impl Inbound {
 
     pub(super) fn refuse_cuts(&mut self) {
         self.refuses_cuts = true;
+    }
+
+    pub(super) fn take_text(&mut self) {
+        self.takes_text = true;
     }
 
     pub(super) fn ended(&self) -> bool {
@@ -223,10 +230,11 @@ impl Inbound {
                 if !bytes.is_empty() {
                     self.allowance.earn();
                 }
-                if message == Opcode::Text {
-                    self.notices.take(bytes, last);
+                if message == Opcode::Binary || self.takes_text {
+                    return true;
                 }
-                message == Opcode::Binary
+                self.notices.take(bytes, last);
+                false
             }
             Step::Control { opcode, at } => {
                 self.control(opcode, &bytes[at..]);

@@ -75,7 +75,7 @@ impl Stream {
         target: TcpStream,
         noticed: bool,
     ) -> impl Future<Output = ()> + use<> {
-        let Accepted { io, read_ahead, line } = accepted;
+        let Accepted { io, read_ahead, line, .. } = accepted;
         let buffers = self.buffers.clone();
         let from = Leg::new(io, Framing::WebSocket(Role::Client), read_ahead, buffers.clone());
         let to = Leg::new(target, Framing::Raw { skip_text: noticed }, BytesMut::new(), buffers);

@@ -122,6 +122,19 @@ async fn a_broken_rule_is_an_error_behind_the_good_bytes_and_answered_with_its_c
 }
 
 #[tokio::test]
+async fn text_is_read_like_binary_where_it_is_wanted() {
+    let (stream, mut raw) = client_and_raw(1 << 20);
+    let mut stream = stream.with_text();
+    raw.write_all(&frame(Opcode::Text, false, b"a")).await.unwrap();
+    raw.write_all(&frame(Opcode::Continuation, true, b"b")).await.unwrap();
+    raw.write_all(&frame(Opcode::Binary, true, b"c")).await.unwrap();
+    raw.write_all(&frame(Opcode::Text, true, &[b'd'; 5000])).await.unwrap();
+    let mut read = vec![0; 5003];
+    stream.read_exact(&mut read).await.unwrap();
+    assert!(read.starts_with(b"abcd") && read.ends_with(b"dd"));
+}
+
+#[tokio::test]
 async fn notices_arrive_when_short_and_wanted_and_are_dropped_otherwise() {
     let (mut stream, mut raw) = client_and_raw(1 << 20);
     raw.write_all(&frame(Opcode::Text, true, b"nobody listens yet")).await.unwrap();
