@@ -1,9 +1,10 @@
 //! Whole processes under load: what a tunnel costs, as ratios within one run.
 //!
 //! `cargo bench -p causeway-tests --bench whole -- [SECTION]…` runs it against the release programs (build them first:
-//! `cargo build --release -p relay -p gateway`) and prints the tables of `RESULTS.md`. Sections: `bytes`, `requests`,
-//! `latency`, `live`, `idle`, `churn`, `distance` (needs root, for network namespaces); all without an argument. In every round all paths of a section take turns, so that
-//! a noisy machine disturbs them alike; medians are shown. What is measured runs on one core, what drives it and what it
+//! `cargo build --release -p relay -p gateway`) and prints the tables of `RESULTS.md`. Sections: `bytes`; `kept`,
+//! `fresh` and `http` (small requests on kept and on new connections, and through HTTP faces); `latency`, `live`, `idle`,
+//! `churn`, `distance` (needs root, for network namespaces); all without an argument. In every round all paths of a
+//! section take turns, so that a noisy machine disturbs them alike; medians are shown. What is measured runs on one core, what drives it and what it
 //! leads to on the others, so CPU time says what a byte or a request costs.
 //!
 //! rathole takes part if `cargo install rathole --version 0.5.0 --root target/bench-tools` was done.
@@ -53,18 +54,25 @@ async fn run(sections: &[String]) -> anyhow::Result<()> {
     let asked = |name: &str| sections.is_empty() || sections.iter().any(|section| section == name);
     let mut tasks = JoinSet::new();
     let targets = Targets { sink: load::sink(&mut tasks).await?, echo: load::echo(&mut tasks).await? };
-    if asked("bytes") || asked("requests") || asked("latency") || asked("live") {
+    if ["bytes", "kept", "fresh", "http", "latency", "live"].into_iter().any(asked) {
         let mut sites = Vec::new();
         let paths = paths(&mut sites, targets).await?;
-        // One round unmeasured: tunnels, pools and windows warm up.
-        for path in &paths {
-            bytes::warm(path).await?;
-        }
         if asked("bytes") {
+            // Unmeasured: tunnels, pools and windows warm up.
+            for path in &paths {
+                bytes::warm(path).await?;
+            }
             bytes::measure(&paths).await?;
         }
-        if asked("requests") {
-            requests::measure(&paths, &sites).await?;
+        let heads = requests::heads(&sites)?;
+        if asked("kept") {
+            requests::kept(&paths, &heads).await?;
+        }
+        if asked("fresh") {
+            requests::fresh(&paths, &heads).await?;
+        }
+        if asked("http") {
+            requests::http(&paths, &heads, &sites[0]).await?;
         }
         if asked("latency") {
             latency::measure(&paths, &sites).await?;

@@ -1,5 +1,5 @@
 //! Small HTTP requests: kept alive on 32 connections through TCP faces and HTTP faces, and on a new connection each.
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use causeway_tests::site::Site;
 
@@ -20,24 +20,34 @@ struct Seen {
     p99: f64,
 }
 
-/// Prints the tables.
-pub(crate) async fn measure(paths: &[Path_], sites: &[Site]) -> anyhow::Result<()> {
-    let heads: Vec<Arc<[u8]>> =
-        sites.iter().map(|site| world::small(site).map(Arc::from)).collect::<anyhow::Result<_>>()?;
-    let tcp: Vec<_> =
-        paths.iter().zip(&heads).filter_map(|(path, head)| Some((path, path.tcp?, head.clone()))).collect();
-    table("kept alive, bare TCP", &tcp, |address, head| async move {
+/// What is asked for on each path.
+type Heads = Vec<Arc<[u8]>>;
+
+pub(crate) fn heads(sites: &[Site]) -> anyhow::Result<Heads> {
+    sites.iter().map(|site| world::small(site).map(Arc::from)).collect()
+}
+
+/// Through TCP faces, on connections that are kept.
+pub(crate) async fn kept(paths: &[Path_], heads: &Heads) -> anyhow::Result<()> {
+    table("kept alive, bare TCP", &through(paths, heads, |path| path.tcp), |address, head| async move {
         load::requests(address, head, CONNECTIONS, TIME).await.map(|rate| (rate.per_second, rate.p50, rate.p99))
     })
-    .await?;
-    table("a connection each, bare TCP", &tcp, |address, head| async move {
+    .await
+}
+
+/// Through TCP faces, on a new connection each.
+pub(crate) async fn fresh(paths: &[Path_], heads: &Heads) -> anyhow::Result<()> {
+    table("a connection each, bare TCP", &through(paths, heads, |path| path.tcp), |address, head| async move {
         let per_second = load::connections(address, head, 16, TIME).await?;
         Ok((per_second, Duration::ZERO, Duration::ZERO))
     })
-    .await?;
-    let chain = rivals::nginx_chain(&sites[0]).await?;
-    let mut http: Vec<_> =
-        paths.iter().zip(&heads).filter_map(|(path, head)| Some((path, path.http?, head.clone()))).collect();
+    .await
+}
+
+/// Through HTTP faces, on connections that are kept.
+pub(crate) async fn http(paths: &[Path_], heads: &Heads, site: &Site) -> anyhow::Result<()> {
+    let chain = rivals::nginx_chain(site).await?;
+    let mut http = through(paths, heads, |path| path.http);
     if let Some(address) = chain.http {
         http.push((&chain, address, heads[0].clone()));
     }
@@ -47,11 +57,14 @@ pub(crate) async fn measure(paths: &[Path_], sites: &[Site]) -> anyhow::Result<(
     .await
 }
 
-async fn table<F>(
-    title: &str,
-    paths: &[(&Path_, std::net::SocketAddr, Arc<[u8]>)],
-    load: impl Fn(std::net::SocketAddr, Arc<[u8]>) -> F,
-) -> anyhow::Result<()>
+fn through<'a>(paths: &'a [Path_], heads: &Heads, face: impl Fn(&Path_) -> Option<SocketAddr>) -> Vec<Contender<'a>> {
+    paths.iter().zip(heads).filter_map(|(path, head)| Some((path, face(path)?, head.clone()))).collect()
+}
+
+/// A path, where it begins, and what is asked for.
+type Contender<'a> = (&'a Path_, SocketAddr, Arc<[u8]>);
+
+async fn table<F>(title: &str, paths: &[Contender<'_>], load: impl Fn(SocketAddr, Arc<[u8]>) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<(f64, Duration, Duration)>>,
 {
