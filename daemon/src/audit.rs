@@ -96,6 +96,11 @@ impl Journal {
         Ok(Self { queue: Some(Queue { entries, lost, required: config.required }) })
     }
 
+    /// Whether anything told is written down: whoever has to gather what to tell may spare it otherwise.
+    pub fn is_kept(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Tells of something that has happened.
     pub fn tell(&self, kind: &'static str, fields: Map<String, Value>) {
         let Some(queue) = &self.queue else { return };

@@ -65,7 +65,7 @@ pub async fn connect(
     networks: &Networks,
     deadline: Instant,
 ) -> Result<(TcpStream, SocketAddr), Failure> {
-    connect_unless(addresses, deadline, |address| is_own(address) && !networks.exceptions.contains(&address)).await
+    connect_unless(addresses, deadline, |address| !networks.exceptions.contains(&address) && is_own(address)).await
 }
 
 /// Connects to the first address that answers, of those that the owner's config names: they are not judged.
