@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod cold_start;
 mod command_line;
+mod exposure;
 mod half_open;
 mod how_to;
 mod kubernetes;

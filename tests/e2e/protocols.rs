@@ -4,6 +4,7 @@ mod connections;
 mod contract;
 mod grpc;
 mod http;
+mod paths;
 mod websocket;
 
 use std::{net::SocketAddr, path::Path, time::Duration};
@@ -33,6 +34,8 @@ pub(crate) enum Mode {
 pub(crate) struct Plan {
     /// Services in the cluster, by the names that the gateway resolves.
     pub(crate) targets: Vec<(&'static str, SocketAddr)>,
+    /// The paths on them that are granted to HTTP; any by default.
+    pub(crate) paths: Option<&'static str>,
     /// Faces of the connector, without their places.
     pub(crate) faces: Vec<Face>,
     /// Further lines of `gateway.yaml`, of the connector's file, and rules.
@@ -102,8 +105,9 @@ fn configure_gateway(site: &Site, plan: &Plan) {
         site.edit("gateway.yaml", "exceptions: [", &format!("exceptions: [\"{address}\", "));
         let who = format!("{{ authenticator: tests, subjects: [{SUBJECT}, {CONNECTOR}] }}");
         let (hosts, ports) = (format!("hosts: [{name}]"), format!("ports: [{}]", address.port()));
+        let paths = plan.paths.unwrap_or("/**");
         rules.push_str(&format!(
-            "  - {{ name: http-{name}, who: {who}, http: {{ {hosts}, {ports}, upgrade: [websocket] }} }}
+            "  - {{ name: http-{name}, who: {who}, http: {{ {hosts}, {ports}, paths: [\"{paths}\"], upgrade: [websocket] }} }}
   - {{ name: tcp-{name}, who: {who}, tcp: {{ {hosts}, {ports}, bypasses_http: true }} }}
 "
         ));

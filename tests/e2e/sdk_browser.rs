@@ -1,13 +1,7 @@
 //! A browser's own WebSocket is a sender: it can set no header, so its token travels in the address.
 use std::time::Duration;
 
-use causeway_tests::{
-    driver::is_payload,
-    hyco,
-    namespace::Namespace,
-    process::{Process, Spec},
-    wait::within,
-};
+use causeway_tests::{chromium, driver::is_payload, hyco, namespace::Namespace, wait::within};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(90);
@@ -21,34 +15,9 @@ async fn chromiums_websocket_sends_with_a_token_in_the_address() {
         let address = namespace.connect_url("ws", &format!("/page?from=browser&sb-hc-token={token}"));
         let address = url::form_urlencoded::byte_serialize(address.as_bytes()).collect::<String>();
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/browser.html");
-        let _chromium = Process::start(Spec {
-            name: "chromium".to_owned(),
-            program: "chromium".into(),
-            args: [
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--no-first-run",
-                "--disable-quic",
-                "--disable-background-networking",
-                "--disable-component-update",
-                "--disable-sync",
-                // It stays until the test ends it.
-                "--remote-debugging-port=0",
-            ]
-            .into_iter()
-            .map(str::to_owned)
-            .chain([
-                format!("--user-data-dir={}", namespace.path().join("chromium").display()),
-                // Chromium has a trust store of its own; this names the one key that it is to believe.
-                format!("--ignore-certificate-errors-spki-list={}", namespace.certified_key()),
-                format!("file://{page}#{address}"),
-            ])
-            .map(Into::into)
-            .collect(),
-            env: Vec::new(),
-            directory: namespace.path().to_owned(),
-        });
+        // Chromium has a trust store of its own; this names the one key that it is to believe.
+        let believed = format!("--ignore-certificate-errors-spki-list={}", namespace.certified_key());
+        let _chromium = chromium::open(namespace.path(), &format!("file://{page}#{address}"), &[believed]);
         let url = listener.next("connection").await.field("url").unwrap();
         assert!(url.contains("/$hc/ws/page?from=browser&") && !url.contains("sb-hc-token"), "{url}");
         assert_eq!(listener.next("open").await.field("protocol").unwrap(), "p1");

@@ -4,6 +4,7 @@
 //! A test is one future under one deadline ([`wait::within`]). Inside it nothing sleeps: everything waits for a
 //! condition. When a test fails, each process that it had started prints its log.
 
+pub mod chromium;
 pub mod conformance;
 pub mod curl;
 pub mod driver;
