@@ -2,9 +2,10 @@
 use std::net::SocketAddr;
 
 use causeway_tests::{
+    chromium,
     driver::{Driver, binary, close, is_payload, text},
     pattern::Pattern,
-    process::{Process, Spec},
+    process::Process,
     python,
     site::CLUSTER,
     wait::within,
@@ -118,28 +119,9 @@ async fn a_browsers_websocket_comes_from_a_page_that_is_allowed() {
 }
 
 fn browser(world: &World, url: &str) -> Process {
-    let mut args: Vec<String> = [
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--no-first-run",
-        "--disable-quic",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        // It stays until the test ends it.
-        "--remote-debugging-port=0",
-    ]
-    .map(str::to_owned)
-    .into();
-    let profile = url.rsplit_once(':').map_or("chromium", |(_, rest)| rest).replace('/', "-");
-    args.push(format!("--user-data-dir={}", world.site.file(&profile).display()));
-    args.push(url.to_owned());
-    Process::start(Spec {
-        name: "chromium".to_owned(),
-        program: "chromium".into(),
-        args: args.into_iter().map(Into::into).collect(),
-        env: Vec::new(),
-        directory: world.site.path().to_owned(),
-    })
+    // A profile for each page, in a folder of its own.
+    let profile = url.rsplit_once(':').map_or("page", |(_, rest)| rest).replace('/', "-");
+    let folder = world.site.file(&profile);
+    std::fs::create_dir(&folder).unwrap();
+    chromium::open(&folder, url, &[])
 }
