@@ -1,8 +1,8 @@
 //! One tunnel: an HTTP/2 connection whose calls are served side by side, each in a task that the tunnel owns.
 //!
 //! A tunnel on which nobody has proven who they are, or nobody who has got a place among the tunnels, ends after
-//! `PROOF_DEADLINE` or `STRIKES_MAX` refused calls. When draining begins, watchers are told, then the connection says GOAWAY; streams go on until they end or the grace period
-//! does.
+//! `PROOF_DEADLINE` or `STRIKES_MAX` refused calls. When draining begins, watchers are told, then the connection says
+//! GOAWAY; streams go on until they end or the grace period does.
 
 pub mod caller;
 mod forward;

@@ -1,5 +1,6 @@
 //! What a process holds of other people's bytes, on all of its tunnels together: received and not yet taken by the next
-//! hop, and to be sent and not yet written, from before there is credit for it. HTTP/2's windows bound one stream; this bounds their sum.
+//! hop, and to be sent and not yet written, from before there is credit for it. HTTP/2's windows bound one stream; this
+//! bounds their sum.
 //!
 //! * From `PRESSED` on, credit is withheld from the largest holders until they have given back nearly all they hold,
 //!   every tunnel's stream window is halved, and whoever holds more than a share (`SHARE`) while others wait opens no

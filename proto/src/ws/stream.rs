@@ -8,7 +8,8 @@
 //!
 //! Ends: the peer's Close reads as end of stream, whatever its code ([`WsStream::close_code`] tells), and our side may go
 //! on writing until `poll_shutdown`, whose Close then echoes the peer's code; so each direction ends by itself, as with
-//! TCP. Whoever cannot tell by the bytes themselves whether they are all asks for [`WsStream::whole_or_error`]. A transport that ends without Close is an `UnexpectedEof` error, a broken rule an `InvalidData` error with the
+//! TCP. Whoever cannot tell by the bytes themselves whether they are all asks for [`WsStream::whole_or_error`]. A
+//! transport that ends without Close is an `UnexpectedEof` error, a broken rule an `InvalidData` error with the
 //! [`super::frame::DecodeError`] inside. Nothing is held while idle but the state itself and, once a client wrote, its
 //! key pool.
 use std::{
